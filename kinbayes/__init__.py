@@ -1,0 +1,71 @@
+"""Posteriors for kinetic ODE models.
+
+Importing kinbayes switches JAX to 64-bit floats. Every public name is loaded on first use, so the import costs
+little more than JAX itself.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+import jax
+
+if TYPE_CHECKING:
+    from kinbayes.examples import example
+    from kinbayes.formats.petab_v1 import read_petab
+    from kinbayes.formats.sbml import read_sbml
+    from kinbayes.model.model import Model
+    from kinbayes.ode.simulate import simulate
+    from kinbayes.problem import noise
+    from kinbayes.problem.observables import Experiment, Observable
+    from kinbayes.problem.parameters import Parameter
+    from kinbayes.problem.priors import Laplace, LogLaplace, LogNormal, LogUniform, Normal, Uniform
+    from kinbayes.problem.problem import Problem
+    from kinbayes.results.store import load
+    from kinbayes.results.summary import credible_intervals
+    from kinbayes.run.optimize import optimize
+    from kinbayes.run.predict import predict
+    from kinbayes.run.sample import sample
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Experiment": "problem.observables",
+    "Laplace": "problem.priors",
+    "LogLaplace": "problem.priors",
+    "LogNormal": "problem.priors",
+    "LogUniform": "problem.priors",
+    "Model": "model.model",
+    "Normal": "problem.priors",
+    "Observable": "problem.observables",
+    "Parameter": "problem.parameters",
+    "Problem": "problem.problem",
+    "Uniform": "problem.priors",
+    "credible_intervals": "results.summary",
+    "example": "examples",
+    "load": "results.store",
+    "noise": "problem",
+    "optimize": "run.optimize",
+    "predict": "run.predict",
+    "read_petab": "formats.petab_v1",
+    "read_sbml": "formats.sbml",
+    "sample": "run.sample",
+    "simulate": "ode.simulate",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+jax.config.update("jax_enable_x64", True)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kinbayes' has no attribute {name!r}; choose from {sorted(_HOMES)}")
+    home = importlib.import_module(f"kinbayes.{_HOMES[name]}")
+    value = importlib.import_module("kinbayes.problem.noise") if name == "noise" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

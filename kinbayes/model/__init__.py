@@ -1,0 +1,1 @@
+"""What a kinetic model is."""

@@ -1,0 +1,239 @@
+"""From libsbml's syntax trees, and from formula text through libsbml's parser, to expressions.
+
+Nothing is evaluated: a tree is walked node by node, and what has no meaning here is refused by name.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+
+import libsbml
+
+from kinbayes.model.expressions import TIME, ZERO, Expr, apply, const, substitute, symbol, where
+
+Functions = Mapping[str, tuple[tuple[str, ...], Expr]]  # user-defined: name -> (argument names, body)
+
+# CODATA 2006, the value that SBML Level 3 fixes (section 3.4.6 of its specification).
+_AVOGADRO = 6.02214179e23
+
+
+class FormulaError(ValueError):
+    """A formula that cannot be read."""
+
+
+class UnsupportedFormulaError(FormulaError):
+    """A formula that uses what is not supported."""
+
+
+def _chain(op: str) -> Callable[..., Expr]:
+    def relation(*args: Expr) -> Expr:
+        pairs = [apply(op, a, b) for a, b in zip(args, args[1:], strict=False)]
+        return functools.reduce(lambda a, b: apply("and", a, b), pairs)
+
+    return relation
+
+
+def _fold(op: str, neutral: float) -> Callable[..., Expr]:
+    return lambda *args: functools.reduce(lambda a, b: apply(op, a, b), args) if args else const(neutral)
+
+
+def _minus(a: Expr, b: Expr | None = None) -> Expr:
+    return -a if b is None else a - b
+
+
+def _piecewise(*args: Expr) -> Expr:
+    pairs, rest = args[: len(args) // 2 * 2], args[len(args) // 2 * 2 :]
+    result = rest[0] if rest else const(math.nan)
+    for value, condition in reversed(list(zip(pairs[::2], pairs[1::2], strict=True))):
+        result = where(condition, value, result)
+    return result
+
+
+def _root(*args: Expr) -> Expr:
+    degree, x = args if len(args) == 2 else (const(2.0), *args)
+    return apply("sqrt", x) if degree is const(2.0) else x ** (1 / degree)
+
+
+def _log(*args: Expr) -> Expr:
+    base, x = args if len(args) == 2 else (const(10.0), *args)
+    return apply("log10", x) if base is const(10.0) else apply("log", x) / apply("log", base)
+
+
+def _exclusive(*args: Expr) -> Expr:
+    return functools.reduce(lambda a, b: apply("ne", a, b), (where(a, 1, 0) for a in args)) if args else ZERO
+
+
+def _quotient(a: Expr, b: Expr) -> Expr:
+    ratio = a / b
+    return where(apply("ge", ratio, 0), apply("floor", ratio), apply("ceil", ratio))
+
+
+def _unary(op: str) -> Callable[[Expr], Expr]:
+    return lambda x: apply(op, x)
+
+
+def _of_reciprocal(op: str) -> Callable[[Expr], Expr]:
+    return lambda x: apply(op, 1 / x)
+
+
+def _reciprocal_of(op: str) -> Callable[[Expr], Expr]:
+    return lambda x: 1 / apply(op, x)
+
+
+_BUILD: dict[int, Callable[..., Expr]] = {
+    libsbml.AST_PLUS: _fold("add", 0.0),
+    libsbml.AST_TIMES: _fold("mul", 1.0),
+    libsbml.AST_MINUS: _minus,
+    libsbml.AST_DIVIDE: lambda a, b: a / b,
+    libsbml.AST_POWER: lambda a, b: a**b,
+    libsbml.AST_FUNCTION_POWER: lambda a, b: a**b,
+    libsbml.AST_FUNCTION_ROOT: _root,
+    libsbml.AST_FUNCTION_LOG: _log,
+    libsbml.AST_FUNCTION_LN: _unary("log"),
+    libsbml.AST_FUNCTION_EXP: _unary("exp"),
+    libsbml.AST_FUNCTION_ABS: _unary("abs"),
+    libsbml.AST_FUNCTION_FLOOR: _unary("floor"),
+    libsbml.AST_FUNCTION_CEILING: _unary("ceil"),
+    libsbml.AST_FUNCTION_FACTORIAL: lambda n: apply("exp", apply("log_gamma", n + 1)),
+    libsbml.AST_FUNCTION_SIN: _unary("sin"),
+    libsbml.AST_FUNCTION_COS: _unary("cos"),
+    libsbml.AST_FUNCTION_TAN: _unary("tan"),
+    libsbml.AST_FUNCTION_SEC: _reciprocal_of("cos"),
+    libsbml.AST_FUNCTION_CSC: _reciprocal_of("sin"),
+    libsbml.AST_FUNCTION_COT: _reciprocal_of("tan"),
+    libsbml.AST_FUNCTION_SINH: _unary("sinh"),
+    libsbml.AST_FUNCTION_COSH: _unary("cosh"),
+    libsbml.AST_FUNCTION_TANH: _unary("tanh"),
+    libsbml.AST_FUNCTION_SECH: _reciprocal_of("cosh"),
+    libsbml.AST_FUNCTION_CSCH: _reciprocal_of("sinh"),
+    libsbml.AST_FUNCTION_COTH: _reciprocal_of("tanh"),
+    libsbml.AST_FUNCTION_ARCSIN: _unary("asin"),
+    libsbml.AST_FUNCTION_ARCCOS: _unary("acos"),
+    libsbml.AST_FUNCTION_ARCTAN: _unary("atan"),
+    libsbml.AST_FUNCTION_ARCSEC: _of_reciprocal("acos"),
+    libsbml.AST_FUNCTION_ARCCSC: _of_reciprocal("asin"),
+    libsbml.AST_FUNCTION_ARCCOT: _of_reciprocal("atan"),
+    libsbml.AST_FUNCTION_ARCSINH: _unary("asinh"),
+    libsbml.AST_FUNCTION_ARCCOSH: _unary("acosh"),
+    libsbml.AST_FUNCTION_ARCTANH: _unary("atanh"),
+    libsbml.AST_FUNCTION_ARCSECH: _of_reciprocal("acosh"),
+    libsbml.AST_FUNCTION_ARCCSCH: _of_reciprocal("asinh"),
+    libsbml.AST_FUNCTION_ARCCOTH: _of_reciprocal("atanh"),
+    libsbml.AST_FUNCTION_MIN: _fold("min", math.inf),
+    libsbml.AST_FUNCTION_MAX: _fold("max", -math.inf),
+    libsbml.AST_FUNCTION_QUOTIENT: _quotient,
+    libsbml.AST_FUNCTION_REM: lambda a, b: a - b * _quotient(a, b),
+    libsbml.AST_FUNCTION_PIECEWISE: _piecewise,
+    libsbml.AST_LOGICAL_AND: _fold("and", 1.0),
+    libsbml.AST_LOGICAL_OR: _fold("or", 0.0),
+    libsbml.AST_LOGICAL_XOR: _exclusive,
+    libsbml.AST_LOGICAL_NOT: _unary("not"),
+    libsbml.AST_LOGICAL_IMPLIES: lambda a, b: apply("or", apply("not", a), b),
+    libsbml.AST_RELATIONAL_LT: _chain("lt"),
+    libsbml.AST_RELATIONAL_LEQ: _chain("le"),
+    libsbml.AST_RELATIONAL_GT: _chain("gt"),
+    libsbml.AST_RELATIONAL_GEQ: _chain("ge"),
+    libsbml.AST_RELATIONAL_EQ: _chain("eq"),
+    libsbml.AST_RELATIONAL_NEQ: _chain("ne"),
+}
+
+_LEAVES: dict[int, Callable[[libsbml.ASTNode], Expr]] = {
+    libsbml.AST_INTEGER: lambda node: const(node.getInteger()),
+    libsbml.AST_REAL: lambda node: const(node.getReal()),
+    libsbml.AST_REAL_E: lambda node: const(node.getReal()),
+    libsbml.AST_RATIONAL: lambda node: const(node.getReal()),
+    libsbml.AST_NAME: lambda node: symbol(node.getName()),
+    libsbml.AST_NAME_TIME: lambda node: TIME,
+    libsbml.AST_NAME_AVOGADRO: lambda node: const(_AVOGADRO),
+    libsbml.AST_CONSTANT_E: lambda node: const(math.e),
+    libsbml.AST_CONSTANT_PI: lambda node: const(math.pi),
+    libsbml.AST_CONSTANT_TRUE: lambda node: const(1.0),
+    libsbml.AST_CONSTANT_FALSE: lambda node: const(0.0),
+}
+
+_REFUSED = {
+    libsbml.AST_FUNCTION_DELAY: "delay",
+    libsbml.AST_FUNCTION_RATE_OF: "rateOf",
+    libsbml.AST_LAMBDA: "lambda",
+}
+
+
+def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
+    """Return the expression of a syntax tree.
+
+    Parameters
+    ----------
+    root
+        The tree, of MathML or of formula text.
+    functions
+        User-defined functions by name; a call is replaced by the function's body.
+
+    Raises
+    ------
+    UnsupportedFormulaError
+        If the tree uses what is not supported.
+    FormulaError
+        If the tree calls what is not defined, or with a wrong number of arguments.
+    """
+    functions = functions or {}
+    results: list[Expr] = []
+    stack: list[tuple[libsbml.ASTNode, bool]] = [(root, False)]
+    while stack:
+        node, is_open = stack.pop()
+        kind, count = node.getType(), node.getNumChildren()
+        if kind in _LEAVES:
+            results.append(_LEAVES[kind](node))
+        elif kind not in _BUILD and kind != libsbml.AST_FUNCTION:
+            what = _REFUSED.get(kind) or node.getName() or "this element"
+            raise UnsupportedFormulaError(f"{what} is not supported in a formula")
+        elif is_open:
+            args = results[len(results) - count :]
+            del results[len(results) - count :]
+            results.append(_call(node, args, functions) if kind == libsbml.AST_FUNCTION else _build(node, args))
+        else:
+            stack.append((node, True))
+            stack.extend((node.getChild(i), False) for i in reversed(range(count)))
+    return results[0]
+
+
+def _build(node: libsbml.ASTNode, args: list[Expr]) -> Expr:
+    try:
+        return _BUILD[node.getType()](*args)
+    except (TypeError, ValueError, IndexError) as error:  # the rows above state their arity by their arguments
+        name = node.getName() or node.getOperatorName() or "an operator"
+        raise FormulaError(f"{name} cannot take {len(args)} argument(s)") from error
+
+
+def _call(node: libsbml.ASTNode, args: list[Expr], functions: Functions) -> Expr:
+    name = node.getName()
+    if name not in functions:
+        raise FormulaError(f"function {name!r} is not defined" + (f"; defined are {sorted(functions)}" if functions else ""))
+    names, body = functions[name]
+    if len(names) != len(args):
+        raise FormulaError(f"function {name!r} takes {len(names)} argument(s), not {len(args)}")
+    return substitute([body], dict(zip(names, args, strict=True)))[0]
+
+
+@functools.cache
+def _settings() -> libsbml.L3ParserSettings:
+    settings = libsbml.L3ParserSettings()
+    settings.setParseLog(libsbml.L3P_PARSE_LOG_AS_LN)
+    settings.setParseAvogadroCsymbol(libsbml.L3P_AVOGADRO_IS_NAME)
+    settings.setComparisonCaseSensitivity(libsbml.L3P_COMPARE_BUILTINS_CASE_SENSITIVE)
+    return settings
+
+
+def parse(text: str | float) -> Expr:
+    """Return the expression of formula text in PEtab's syntax: `log` is the natural logarithm, `^` the power.
+
+    Raises
+    ------
+    FormulaError
+        If the text is not a formula.
+    """
+    text = str(text)
+    tree = libsbml.parseL3FormulaWithSettings(text, _settings())
+    if tree is None:
+        reason = " ".join(libsbml.getLastParseL3Error().split()) or "it is empty"
+        raise FormulaError(f"cannot read the formula {text!r}: {reason}")
+    return from_ast(tree)

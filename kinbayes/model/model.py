@@ -1,0 +1,134 @@
+"""What a kinetic model is: a frozen value of expressions, without any foreign type."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from kinbayes.model.expressions import Expr, substitute, symbol, where
+
+
+class ModelError(ValueError):
+    """A model that contradicts itself, or a name that a model does not know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A kinetic ODE model: dy/dt = f(time, y, p).
+
+    Every quantity has one name. It is a *state* (integrated), a *parameter* (constant in time), or an *expression*
+    (computed from the others at every time).
+
+    Parameters
+    ----------
+    name
+        The model's name.
+    derivatives
+        State name -> its time derivative, in states, parameters and `time`.
+    initial
+        The start of every state and the value of every parameter: an expression in other names of `initial` and of
+        `expressions`. Setting a name to a number replaces its expression, and what depends on it follows.
+    expressions
+        Name -> expression in states, parameters and `time`: assignment rules, reaction rates.
+    units
+        Name -> unit, as text, for those whose unit is known.
+
+    Raises
+    ------
+    ModelError
+        If a state has no initial expression, a name is used that is not defined, or definitions form a circle.
+    """
+
+    name: str
+    derivatives: Mapping[str, Expr]
+    initial: Mapping[str, Expr]
+    expressions: Mapping[str, Expr] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for state in self.derivatives:
+            if state not in self.initial:
+                raise ModelError(f"state {state!r} has no initial value")
+        twice = sorted(self.initial.keys() & self.expressions.keys())
+        if twice:
+            raise ModelError(f"{twice} are defined both by a value and by an expression")
+        known = {"time", *self.initial, *self.expressions}
+        for part in (self.derivatives, self.initial, self.expressions):
+            for name, expression in part.items():
+                unknown = sorted(expression.symbols - known)
+                if unknown:
+                    raise ModelError(f"{name!r} uses {unknown}, defined nowhere in the model")
+        object.__setattr__(self, "expressions", resolve(self.expressions))
+        rhs = substitute(list(self.derivatives.values()), self.expressions)
+        object.__setattr__(self, "derivatives", dict(zip(self.derivatives, rhs, strict=True)))
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of the states, in the order of the state vector."""
+        return tuple(self.derivatives)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The names of the parameters, in the order of the parameter vector."""
+        return tuple(name for name in self.initial if name not in self.derivatives)
+
+    def initial_values(self, given: Collection[str], sometimes: Collection[str] = ()) -> dict[str, Expr]:
+        """Return the start of every state and the value of every parameter in terms of the names `given`.
+
+        Names that are given stay symbols; every other name is replaced by its definition. A name that is given only
+        `sometimes` becomes a choice between its definition and the two symbols of `given_names`.
+
+        Raises
+        ------
+        ModelError
+            If a name cannot be given, or definitions form a circle.
+        """
+        for name in (*given, *sometimes):
+            if name not in self.initial:
+                why = "is computed by the model" if name in self.expressions else "is no state or parameter of the model"
+                raise ModelError(f"{name!r} {why}, so it cannot be given; choose from {sorted(self.initial)}")
+        definitions = {name: e for name, e in {**self.initial, **self.expressions}.items() if name not in given}
+        for name in sometimes:
+            is_given, value = map(symbol, self.given_names(name))
+            definitions[name] = where(is_given, value, definitions[name])
+        resolved = resolve(definitions)
+        return {name: resolved.get(name, symbol(name)) for name in self.initial}
+
+    @staticmethod
+    def given_names(name: str) -> tuple[str, str]:
+        """Return the symbols for whether `name` is given, and for its value then; no file can use these names."""
+        return f"{name} is given", f"{name} as given"
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}: {len(self.states)} states, {len(self.parameters)} parameters, "
+            f"{len(self.expressions)} expressions)"
+        )
+
+
+def resolve(definitions: Mapping[str, Expr]) -> dict[str, Expr]:
+    """Return every definition with the other defined names replaced by theirs.
+
+    Raises
+    ------
+    ModelError
+        If definitions form a circle.
+    """
+    done: dict[str, Expr] = {}
+    path: set[str] = set()  # the names between `start` and the top of the stack, whose definitions are under way
+    for start in definitions:
+        stack = [start]
+        while stack:
+            name = stack[-1]
+            if name in done:
+                stack.pop()
+                continue
+            path.add(name)
+            used = [s for s in definitions[name].symbols if s in definitions]
+            needed = set(used) - done.keys()
+            if needed & path:
+                raise ModelError(f"the definitions of {sorted({name, *needed & path})} form a circle")
+            if needed:
+                stack.extend(sorted(needed))
+            else:
+                done[name] = substitute([definitions[name]], {s: done[s] for s in used})[0]
+                path.remove(name)
+    return {name: done[name] for name in definitions}

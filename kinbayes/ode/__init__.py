@@ -1,0 +1,1 @@
+"""Integrating the model."""

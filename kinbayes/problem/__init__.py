@@ -1,0 +1,1 @@
+"""The posterior of a model and its data."""

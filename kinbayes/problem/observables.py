@@ -1,0 +1,135 @@
+"""What was measured: observables, experiments, and the table of measurements."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pandas as pd
+
+from kinbayes.problem.noise import Noise
+
+
+class DataError(ValueError):
+    """A table of measurements that cannot be used; the message names its row and column."""
+
+
+@dataclass(frozen=True)
+class Observable:
+    """A quantity that is measured.
+
+    Parameters
+    ----------
+    name
+        Its id, as in the data's column `observableId`.
+    formula
+        What is predicted, in names of the model, parameters, `time`, and the placeholders
+        `observableParameter1_<name>`, … that each measurement fills in.
+    noise
+        How measurements scatter around it; its formulas may use `noiseParameter1_<name>`, … and `<name>` itself.
+    """
+
+    name: str
+    formula: str
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A condition under which the model is simulated.
+
+    Parameters
+    ----------
+    name
+        Its id, as in the data's column `simulationConditionId`.
+    values
+        Model parameter or state (its start) -> a number, or the name of a parameter.
+    """
+
+    name: str
+    values: Mapping[str, float | str] = field(default_factory=dict)
+
+
+class Measurement(NamedTuple):
+    """One row of the data."""
+
+    observable: str
+    experiment: str
+    time: float
+    value: float
+    observable_parameters: tuple[str, ...]
+    noise_parameters: tuple[str, ...]
+
+
+def place(table: pd.DataFrame, row: int, column: str) -> str:
+    """Return where a cell stands: file and line if the table was read from one, else the row's number."""
+    source = table.attrs.get("source")
+    where = f"{source}, line {row + 2}" if source else f"data row {row}"
+    return f"{where}, column {column!r}"
+
+
+def number(table: pd.DataFrame, row: int, column: str) -> float:
+    """Return a cell as a finite number.
+
+    Raises
+    ------
+    DataError
+        If it is none.
+    """
+    cell = table[column].iloc[row]
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{place(table, row, column)}: {cell!r} is no finite number; correct the cell or remove the row")
+    return value
+
+
+def _split(cell: object) -> tuple[str, ...]:
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)) or str(cell).strip() == "":
+        return ()
+    return tuple(part.strip() for part in str(cell).split(";"))
+
+
+def measurements(
+    table: pd.DataFrame, observables: Sequence[Observable], experiments: Sequence[Experiment]
+) -> list[Measurement]:
+    """Return the rows of a table with PEtab's column names, checked.
+
+    `simulationConditionId` may be absent where there is one experiment; `observableParameters` and
+    `noiseParameters` hold values for the placeholders, separated by semicolons.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, or a cell names what does not exist or is no number.
+    """
+    source = table.attrs.get("source", "data")
+    required = ["observableId", "time", "measurement"] + ["simulationConditionId"] * (len(experiments) > 1)
+    for column in required:
+        if column not in table.columns:
+            raise DataError(f"{source}: the column {column!r} is missing; it has {list(table.columns)}")
+    if table.empty:
+        raise DataError(f"{source}: there are no measurements")
+    names = {"observableId": [o.name for o in observables], "simulationConditionId": [e.name for e in experiments]}
+    rows = []
+    for row in range(len(table)):
+        for column, known in names.items():
+            if column in table.columns and str(table[column].iloc[row]) not in known:
+                raise DataError(f"{place(table, row, column)}: unknown {table[column].iloc[row]!r}; known are {known}")
+        time = number(table, row, "time")
+        if time < 0:
+            raise DataError(f"{place(table, row, 'time')}: {time} lies before the start at time 0")
+        has_experiment = "simulationConditionId" in table.columns
+        parts = [_split(table[c].iloc[row]) if c in table.columns else () for c in ("observableParameters", "noiseParameters")]
+        rows.append(
+            Measurement(
+                str(table["observableId"].iloc[row]),
+                str(table["simulationConditionId"].iloc[row]) if has_experiment else experiments[0].name,
+                time,
+                number(table, row, "measurement"),
+                *parts,
+            )
+        )
+    return rows

@@ -1,0 +1,209 @@
+"""Priors: closed-form log densities as expressions; draws and distribution functions by SciPy."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from kinbayes.model.expressions import Expr, apply
+
+On = Literal["natural", "scaled"]
+
+
+class Prior(Protocol):
+    """A prior of one parameter, stated on the parameter's natural values or on its scale."""
+
+    on: On
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """The distribution's own parameters, in the order that `log_density` takes them."""
+
+    @staticmethod
+    def log_density(x: Expr, *settings: Expr) -> Expr:
+        """Return the log density at `x` inside the support."""
+
+    def distribution(self):  # noqa: ANN201 - SciPy's frozen distributions have no public type
+        """Return SciPy's frozen distribution."""
+
+
+def _positive(name: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is {value}; it must be a finite positive number")
+
+
+def _ordered(low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"a uniform prior from {low} to {high}: both must be finite and the first the smaller one")
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform between `low` and `high`."""
+
+    low: float
+    high: float
+    on: On = "natural"
+
+    def __post_init__(self) -> None:
+        _ordered(self.low, self.high)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.low, self.high)
+
+    @staticmethod
+    def log_density(x: Expr, low: Expr, high: Expr) -> Expr:
+        return -apply("log", high - low)
+
+    def distribution(self):  # noqa: ANN201
+        from scipy import stats
+
+        return stats.uniform(self.low, self.high - self.low)
+
+
+@dataclass(frozen=True)
+class LogUniform:
+    """Uniform in the logarithm, between the natural values `low` and `high`."""
+
+    low: float
+    high: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the lower end of a log-uniform prior", self.low)
+        _ordered(self.low, self.high)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.low, self.high)
+
+    @staticmethod
+    def log_density(x: Expr, low: Expr, high: Expr) -> Expr:
+        return -apply("log", x) - apply("log", apply("log", high / low))
+
+    def distribution(self):  # noqa: ANN201
+        from scipy import stats
+
+        return stats.loguniform(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Normal with a mean and a standard deviation."""
+
+    mean: float
+    sd: float
+    on: On = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the standard deviation of a normal prior", self.sd)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.mean, self.sd)
+
+    @staticmethod
+    def log_density(x: Expr, mean: Expr, sd: Expr) -> Expr:
+        z = (x - mean) / sd
+        return -0.5 * z * z - apply("log", sd) - 0.5 * math.log(2 * math.pi)
+
+    def distribution(self):  # noqa: ANN201
+        from scipy import stats
+
+        return stats.norm(self.mean, self.sd)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """Log-normal: the natural logarithm has mean `mu` and standard deviation `sigma`."""
+
+    mu: float
+    sigma: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("sigma of a log-normal prior", self.sigma)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.mu, self.sigma)
+
+    @staticmethod
+    def log_density(x: Expr, mu: Expr, sigma: Expr) -> Expr:
+        return Normal.log_density(apply("log", x), mu, sigma) - apply("log", x)
+
+    def distribution(self):  # noqa: ANN201
+        from scipy import stats
+
+        return stats.lognorm(self.sigma, scale=math.exp(self.mu))
+
+
+@dataclass(frozen=True)
+class Laplace:
+    """Laplace (double exponential) with a location and a scale."""
+
+    location: float
+    scale: float
+    on: On = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the scale of a Laplace prior", self.scale)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.location, self.scale)
+
+    @staticmethod
+    def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
+        return -apply("abs", x - location) / scale - apply("log", 2 * scale)
+
+    def distribution(self):  # noqa: ANN201
+        from scipy import stats
+
+        return stats.laplace(self.location, self.scale)
+
+
+@dataclass(frozen=True)
+class LogLaplace:
+    """Log-Laplace: the natural logarithm is Laplace with this location and scale."""
+
+    location: float
+    scale: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the scale of a log-Laplace prior", self.scale)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.location, self.scale)
+
+    @staticmethod
+    def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
+        return Laplace.log_density(apply("log", x), location, scale) - apply("log", x)
+
+    def distribution(self):  # noqa: ANN201
+        from scipy import stats
+
+        return stats.loglaplace(1 / self.scale, scale=math.exp(self.location))
+
+
+def log_mass(prior: Prior, low: float, high: float) -> float:
+    """Return the log of the prior's mass between `low` and `high`, accurate in either tail."""
+    frozen = prior.distribution()
+    near_low = low >= frozen.median()
+    mass = frozen.sf(low) - frozen.sf(high) if near_low else frozen.cdf(high) - frozen.cdf(low)
+    return math.log(mass) if mass > 0 else -math.inf
+
+
+def draw(prior: Prior, low: float, high: float, rng: np.random.Generator, size: int) -> Float[np.ndarray, " size"]:
+    """Return draws of the prior truncated to [low, high], by inversion."""
+    frozen = prior.distribution()
+    if low >= frozen.median():
+        values = frozen.isf(rng.uniform(frozen.sf(high), frozen.sf(low), size))
+    else:
+        values = frozen.ppf(rng.uniform(frozen.cdf(low), frozen.cdf(high), size))
+    return np.clip(values, low, high)

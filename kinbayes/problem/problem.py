@@ -1,0 +1,364 @@
+"""The posterior of a kinetic model and its data."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jax.tree_util import Partial
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from kinbayes.model.codegen import program
+from kinbayes.model.model import Model
+from kinbayes.ode.status import Status
+from kinbayes.problem import parameters as maps
+from kinbayes.problem.likelihood import Likelihood, LikelihoodData, Rows, value_and_jacobian
+from kinbayes.problem.log_prior import PriorData, log_prior
+from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
+from kinbayes.problem.parameters import Box, Parameter
+
+_BATCH = 64  # vectors simulated at once: enough to fill vector units, little memory
+
+
+class Evaluation(NamedTuple):
+    """Densities of a batch of parameter vectors, and how their simulations ended (see `Status`)."""
+
+    log_likelihood: Float[np.ndarray, " n"]
+    log_prior: Float[np.ndarray, " n"]
+    status: Int[np.ndarray, " n"]
+
+
+class _Functions(NamedTuple):
+    """The compiled functions of one structure, shared by every problem that differs in numbers alone."""
+
+    likelihood: Likelihood
+    log_prior: Callable
+    log_likelihood: Callable
+    pointwise: Callable
+    simulated: Callable
+    rows: Callable
+    states: Callable
+    evaluate: Callable
+    batch_value_and_grad: Callable
+
+
+class Problem:
+    """A posterior: a model, parameters with priors, observables with noise, experiments, and data.
+
+    Parameters
+    ----------
+    model
+        The kinetic model.
+    parameters
+        What is estimated, in the order of the parameter vector, and constants (`estimate=False`).
+    observables
+        What was measured.
+    data
+        The measurements, with PEtab's column names: `observableId`, `time`, `measurement`, and where needed
+        `simulationConditionId`, `observableParameters`, `noiseParameters`.
+    experiments
+        The conditions that `simulationConditionId` names; by default one, in which the model stands as it is.
+    rtol, atol
+        Tolerances of the simulation, relative and absolute.
+    solver
+        `rodas5p` for stiff and most other models, `tsit5` for those that are surely not stiff, or `kvaerno5`.
+    max_steps
+        Steps after which a simulation counts as failed.
+
+    Raises
+    ------
+    ModelError, FormulaError, ParameterError, DataError
+        If the parts contradict each other; the message names the part, and for data its row and column.
+
+    Notes
+    -----
+    `u` is the scaled parameter vector, float64 (dim,). Densities are with respect to du: a prior on natural values
+    brings its log |dθ/du|, so the posterior does not depend on the scale chosen for moving.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        parameters: Sequence[Parameter],
+        observables: Sequence[Observable],
+        data: pd.DataFrame,
+        *,
+        experiments: Sequence[Experiment] | None = None,
+        rtol: float = 1e-6,
+        atol: float = 1e-9,
+        solver: str = "rodas5p",
+        max_steps: int = 10_000,
+        name: str | None = None,
+    ) -> None:
+        experiments = [Experiment("experiment")] if experiments is None else list(experiments)
+        for kind, things in (("parameter", parameters), ("observable", observables), ("experiment", experiments)):
+            names = [thing.name for thing in things]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            if twice:
+                raise ValueError(f"{kind} names {twice} are used twice; every {kind} needs its own")
+        self.name = name or model.name
+        self.model = model
+        self.parameters = tuple(parameters)
+        self.estimated = tuple(p for p in parameters if p.estimate)
+        self.observables = tuple(observables)
+        self.experiments = tuple(experiments)
+        self.rtol, self.atol, self.solver, self.max_steps = rtol, atol, solver, max_steps
+        likelihood = Likelihood(model, parameters, observables, experiments, solver=solver, max_steps=max_steps)
+        prior_fn, self._prior_data = log_prior(self.estimated)
+        self._functions = _compile(likelihood, prior_fn)
+        self._set_data(data)
+
+    def _set_data(self, data: pd.DataFrame) -> None:
+        self.measurements: tuple[Measurement, ...] = tuple(measurements(data, self.observables, self.experiments))
+        self._data = self._functions.likelihood.data(
+            self.measurements, self.experiments, rtol=self.rtol, atol=self.atol
+        )
+
+    def _copy(self) -> "Problem":
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.pop("hash", None)
+        return copy
+
+    def with_data(self, data: pd.DataFrame) -> "Problem":
+        """Return this problem with other measurements; where the table has the same structure nothing recompiles."""
+        copy = self._copy()
+        copy._set_data(data)
+        return copy
+
+    def with_tolerances(self, rtol: float, atol: float) -> "Problem":
+        """Return this problem with other solver tolerances; nothing recompiles."""
+        copy = self._copy()
+        copy.rtol, copy.atol = rtol, atol
+        copy._data = self._data._replace(rtol=jnp.asarray(rtol, dtype=float), atol=jnp.asarray(atol, dtype=float))
+        return copy
+
+    def __repr__(self) -> str:
+        return (
+            f"Problem({self.name!r}: {self.dim} parameters, {len(self.model.states)} states, "
+            f"{len(self.observables)} observables, {len(self.experiments)} experiments, "
+            f"{len(self.measurements)} measurements)"
+        )
+
+    # ---- names and scales
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the estimated parameters, in the order of u."""
+        return tuple(p.name for p in self.estimated)
+
+    @property
+    def dim(self) -> int:
+        """Number of estimated parameters."""
+        return len(self.estimated)
+
+    @property
+    def scale(self) -> tuple[str, ...]:
+        """Scale of every estimated parameter: lin, ln or log10."""
+        return tuple(p.scale for p in self.estimated)
+
+    @property
+    def lower(self) -> Float[Array, " dim"]:
+        """Lower bounds, scaled; −inf where open."""
+        return self._prior_data.lower
+
+    @property
+    def upper(self) -> Float[Array, " dim"]:
+        """Upper bounds, scaled; +inf where open."""
+        return self._prior_data.upper
+
+    @property
+    def nominal(self) -> Float[Array, " dim"]:
+        """Nominal values, scaled; NaN where none was given."""
+        theta = np.array([np.nan if p.nominal is None else p.nominal for p in self.estimated])
+        return jnp.asarray(maps.scaled(theta, self.scale))
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether the prior integrates to one, so that the posterior may be sampled."""
+        return all(p.is_proper for p in self.estimated)
+
+    def to_natural(self, u: Float[ArrayLike, " dim"]) -> dict[str, float]:
+        """Return the natural values of a scaled vector, by name."""
+        theta = maps.natural(np.asarray(u, dtype=float), self.scale)
+        return dict(zip(self.parameter_names, map(float, theta), strict=True))
+
+    def to_scaled(self, values: Mapping[str, float]) -> Float[Array, " dim"]:
+        """Return the scaled vector of natural values by name.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown.
+        """
+        missing, unknown = set(self.parameter_names) - set(values), set(values) - set(self.parameter_names)
+        if missing or unknown:
+            raise ValueError(f"missing values: {sorted(missing)}, unknown names: {sorted(unknown)}")
+        theta = np.array([values[n] for n in self.parameter_names], dtype=float)
+        return jnp.asarray(maps.scaled(theta, self.scale))
+
+    def unconstrain(self, u: Float[ArrayLike, " dim"]) -> Float[Array, " dim"]:
+        """Return the unconstrained vector x of a scaled vector inside the bounds."""
+        return maps.unconstrain(Box(self.lower, self.upper), jnp.asarray(u))
+
+    def constrain(self, x: Float[ArrayLike, " dim"]) -> Float[Array, " dim"]:
+        """Return the scaled vector of an unconstrained one."""
+        return maps.constrain(Box(self.lower, self.upper), jnp.asarray(x))[0]
+
+    # ---- densities
+
+    def log_prior(self, u: Float[ArrayLike, " dim"]) -> Float[Array, ""]:
+        """Return the log prior density with respect to du; −inf outside the bounds."""
+        return self._functions.log_prior(jnp.asarray(u), self._prior_data)
+
+    def log_likelihood(self, u: Float[ArrayLike, " dim"]) -> Float[Array, ""]:
+        """Return the log likelihood, constants included; −inf where a simulation fails."""
+        return self._functions.log_likelihood(jnp.asarray(u), self._data)
+
+    def log_density(self, u: Float[ArrayLike, " dim"]) -> Float[Array, ""]:
+        """Return the log posterior density with respect to du, up to the evidence."""
+        return self.log_prior(u) + self.log_likelihood(u)
+
+    def pointwise_log_likelihood(self, u: Float[ArrayLike, " dim"]) -> Float[Array, " measurements"]:
+        """Return the log density of every measurement, in the order of the data."""
+        return self._functions.pointwise(jnp.asarray(u), self._data)
+
+    def simulated(self, u: Float[ArrayLike, " dim"]) -> Float[Array, " measurements"]:
+        """Return the prediction of every measurement, in the order of the data."""
+        return self._functions.simulated(jnp.asarray(u), self._data)
+
+    def value_and_grad(self, u: Float[ArrayLike, " dim"]) -> tuple[Float[Array, ""], Float[Array, " dim"]]:
+        """Return the log posterior density and its gradient; a failed simulation has gradient zero."""
+        prior, likelihood, prior_grad, likelihood_grad = (v[0] for v in self.batch(jnp.asarray(u)[None]))
+        return prior + likelihood, prior_grad + likelihood_grad
+
+    @property
+    def batch(self) -> Partial:
+        """(U (n, dim)) -> log priors, log likelihoods and their gradients, as a pytree for compiled programs."""
+        return Partial(self._functions.batch_value_and_grad, self._prior_data, self._data)
+
+    def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:  # noqa: N803 - the design's name
+        """Return densities and statuses of a batch of vectors. A failed simulation is a status, not an error."""
+        found = self._functions.evaluate(jnp.asarray(U), self._prior_data, self._data)
+        return Evaluation(*(np.asarray(part) for part in found))
+
+    def rows(self, u: Float[ArrayLike, " dim"]) -> Rows:
+        """Return predictions, noise settings, log densities and the status of every lane."""
+        return self._functions.rows(jnp.asarray(u), self._data)
+
+    def states(self, u: Float[ArrayLike, " dim"]) -> Float[Array, "lanes times states"]:
+        """Return the states of every measured experiment at its own measured times, padded by the last."""
+        return self._functions.states(jnp.asarray(u), self._data)
+
+    def petab_objective(self, u: Float[ArrayLike, " dim"]) -> float:
+        """Return the negative log posterior as PEtab v1 tools count it: no Jacobian, no renormalised priors."""
+        theta = maps.natural(np.asarray(u, dtype=float), self.scale)
+        total = -float(self.log_likelihood(u))
+        for k, parameter in enumerate(self.estimated):
+            if parameter.prior is not None:
+                value = theta[k] if parameter.prior.on == "natural" else float(np.asarray(u)[k])
+                total -= float(parameter.prior.distribution().logpdf(value))
+        return total
+
+    # ---- drawing
+
+    def draw_prior(self, rng: np.random.Generator, size: int) -> Float[np.ndarray, "size dim"]:
+        """Return draws of the prior, scaled.
+
+        Raises
+        ------
+        ParameterError
+            If the prior of a parameter is improper.
+        """
+        return maps.draw(self.estimated, rng, size)
+
+    def draw_measurements(
+        self, rng: np.random.Generator, simulated: Float[np.ndarray, "*batch measurements"],
+        noise: Float[np.ndarray, "*batch measurements settings"],
+    ) -> Float[np.ndarray, "*batch measurements"]:
+        """Return draws of the measurements around predictions, with measurement noise."""
+        drawn = np.empty_like(simulated)
+        for observable in self.observables:
+            members = [r for r, m in enumerate(self.measurements) if m.observable == observable.name]
+            settings = [noise[..., members, k] for k in range(len(observable.noise.formulas))]
+            drawn[..., members] = observable.noise.draw(rng, simulated[..., members], *settings)
+        return drawn
+
+    # ---- other questions to the same posterior
+
+    def on_grid(self, experiment: Experiment, times: Sequence[float]) -> "Problem":
+        """Return this problem with every observable on a grid of times in one experiment, in place of its data.
+
+        Its measurements are NaN: it predicts and has no likelihood. Placeholders of an observable are filled as in
+        its measurements, which must agree on them; where they do not, the observable is left out.
+        """
+        grid = self._copy()
+        grid.experiments = (experiment,)
+        rows = []
+        for observable in self.observables:
+            filled = self._placeholder_values(observable.name, experiment.name)
+            if filled is not None:
+                rows += [Measurement(observable.name, experiment.name, t, np.nan, *filled) for t in sorted(times)]
+        grid.observables = tuple(o for o in self.observables if any(r.observable == o.name for r in rows))
+        likelihood = Likelihood(
+            self.model, self.parameters, grid.observables, grid.experiments, solver=self.solver, max_steps=self.max_steps
+        )
+        grid._functions = _compile(likelihood, self._functions.log_prior)
+        grid.measurements = tuple(rows)
+        grid._data = likelihood.data(rows, grid.experiments, rtol=self.rtol, atol=self.atol)
+        return grid
+
+    def _placeholder_values(self, observable: str, experiment: str) -> tuple | None:
+        rows = [m for m in self.measurements if m.observable == observable]
+        here = {(m.observable_parameters, m.noise_parameters) for m in rows if m.experiment == experiment}
+        found = here or {(m.observable_parameters, m.noise_parameters) for m in rows}
+        return found.pop() if len(found) == 1 else None
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """A digest of everything that defines the posterior: model, parameters, noise, experiments, data, solver."""
+        model = self.model
+        code = program([*model.derivatives.values(), *model.initial.values(), *model.expressions.values()])
+        parts = (
+            (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), code),
+            (self.parameters, self.observables, [(e.name, sorted(e.values.items())) for e in self.experiments]),
+            (self.measurements, self.rtol, self.atol, self.solver, self.max_steps),
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
+    def evaluate(U: Array, prior: PriorData, data: LikelihoodData) -> tuple[Array, Array, Array]:  # noqa: N803
+        def one(u: Array) -> tuple[Array, Array, Array]:
+            rows = likelihood.rows(u, data)
+            is_finite = ~jnp.any(jnp.isnan(rows.log_density))
+            status = jnp.max(jnp.append(rows.status, 0))
+            status = jnp.where((status == 0) & ~is_finite, int(Status.NOT_FINITE), status)
+            total = jnp.where(status == 0, jnp.sum(rows.log_density), -jnp.inf)
+            return total, prior_fn(u, prior), status
+
+        return jax.lax.map(one, U, batch_size=_BATCH)
+
+    def batch_value_and_grad(prior: PriorData, data: LikelihoodData, U: Array) -> tuple:  # noqa: N803
+        def one(u: Array) -> tuple[Array, Array, Array, Array]:
+            prior_value, prior_grad = value_and_jacobian(prior_fn, u, prior)
+            value, grad = value_and_jacobian(lambda w, d: jnp.sum(likelihood.pointwise(w, d)), u, data)
+            return prior_value, value, prior_grad, grad
+
+        return jax.vmap(one)(U)
+
+    return _Functions(
+        likelihood,
+        jax.jit(prior_fn),
+        jax.jit(likelihood.log_likelihood),
+        jax.jit(likelihood.pointwise),
+        jax.jit(likelihood.simulated),
+        jax.jit(likelihood.rows),
+        jax.jit(likelihood.states),
+        jax.jit(evaluate),
+        jax.jit(batch_value_and_grad),
+    )
