@@ -137,13 +137,13 @@ def _safe_log(x: Expr) -> Expr:
     return where(apply("gt", x, ZERO), apply("log", x), ZERO)
 
 
-def _log_gamma(x: np.ndarray) -> np.ndarray:
+def _log_gamma(x: np.ndarray | np.float64) -> np.ndarray | np.float64:
     from scipy.special import gammaln
 
     return gammaln(x)
 
 
-def _digamma(x: np.ndarray) -> np.ndarray:
+def _digamma(x: np.ndarray | np.float64) -> np.ndarray | np.float64:
     from scipy.special import digamma
 
     return digamma(x)
@@ -248,7 +248,7 @@ def where(condition: Operand, if_true: Operand, if_false: Operand) -> Expr:
     return _node("where", (condition, if_true, if_false))
 
 
-def _simplified(op: str, nodes: tuple[Expr, ...]) -> Expr:  # noqa: C901, PLR0911, PLR0912 - a table of rules
+def _simplified(op: str, nodes: tuple[Expr, ...]) -> Expr:
     first, last = nodes[0], nodes[-1]
     match op:
         case "add":
@@ -386,7 +386,21 @@ def jacobian(roots: Sequence[Expr], names: Sequence[str]) -> SparseJacobian:
     return SparseJacobian(*(tuple(part) for part in zip(*found, strict=True))) if found else SparseJacobian((), (), ())
 
 
-_INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "^", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and": "&&", "or": "||"}
+_INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "pow": "^",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
+    "and": "&&",
+    "or": "||",
+}
 
 
 def _text(root: Expr) -> str:

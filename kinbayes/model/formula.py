@@ -4,6 +4,7 @@ Nothing is evaluated: a tree is walked node by node, and what has no meaning her
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -27,7 +28,7 @@ class UnsupportedFormulaError(FormulaError):
 
 def _chain(op: str) -> Callable[..., Expr]:
     def relation(*args: Expr) -> Expr:
-        pairs = [apply(op, a, b) for a, b in zip(args, args[1:], strict=False)]
+        pairs = [apply(op, a, b) for a, b in itertools.pairwise(args)]
         return functools.reduce(lambda a, b: apply("and", a, b), pairs)
 
     return relation
@@ -199,7 +200,11 @@ def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
 def _build(node: libsbml.ASTNode, args: list[Expr]) -> Expr:
     try:
         return _BUILD[node.getType()](*args)
-    except (TypeError, ValueError, IndexError) as error:  # the rows above state their arity by their arguments
+    except (
+        TypeError,
+        ValueError,
+        IndexError,
+    ) as error:  # the rows above state their arity by their arguments
         name = node.getName() or node.getOperatorName() or "an operator"
         raise FormulaError(f"{name} cannot take {len(args)} argument(s)") from error
 
@@ -207,7 +212,9 @@ def _build(node: libsbml.ASTNode, args: list[Expr]) -> Expr:
 def _call(node: libsbml.ASTNode, args: list[Expr], functions: Functions) -> Expr:
     name = node.getName()
     if name not in functions:
-        raise FormulaError(f"function {name!r} is not defined" + (f"; defined are {sorted(functions)}" if functions else ""))
+        raise FormulaError(
+            f"function {name!r} is not defined" + (f"; defined are {sorted(functions)}" if functions else "")
+        )
     names, body = functions[name]
     if len(names) != len(args):
         raise FormulaError(f"function {name!r} takes {len(names)} argument(s), not {len(args)}")

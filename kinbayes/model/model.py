@@ -83,7 +83,9 @@ class Model:
         """
         for name in (*given, *sometimes):
             if name not in self.initial:
-                why = "is computed by the model" if name in self.expressions else "is no state or parameter of the model"
+                why = (
+                    "is computed by the model" if name in self.expressions else "is no state or parameter of the model"
+                )
                 raise ModelError(f"{name!r} {why}, so it cannot be given; choose from {sorted(self.initial)}")
         definitions = {name: e for name, e in {**self.initial, **self.expressions}.items() if name not in given}
         for name in sometimes:

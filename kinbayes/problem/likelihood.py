@@ -103,7 +103,7 @@ class Likelihood:
         self.fixed = {p.name: p.nominal for p in parameters if not p.estimate}
         self.observables = list(observables)
         formulas = [_formulas(model, o) for o in observables]
-        self.placeholders = [_placeholders(o.name, f) for o, f in zip(observables, formulas, strict=True)]
+        self.placeholders = [placeholders(o.name, f) for o, f in zip(observables, formulas, strict=True)]
         self._inputs(parameters, experiments, formulas)
         self._functions(formulas, tuple(p.scale for p in parameters if p.estimate), solver, max_steps)
 
@@ -137,9 +137,7 @@ class Likelihood:
         self.inputs = [*dict.fromkeys([*plain, *given]), *self.extra]
         # A definition that only some experiments replace is kept beside the value that replaces it.
         self.sometimes = [
-            n
-            for n in given
-            if n not in declared and n not in plain and not all(n in e.values for e in experiments)
+            n for n in given if n not in declared and n not in plain and not all(n in e.values for e in experiments)
         ]
 
     def _functions(self, formulas: list, scales: tuple, solver: str, max_steps: int) -> None:
@@ -168,8 +166,10 @@ class Likelihood:
             inputs = data.inputs.values(theta)
             switched = [v for k, row in enumerate(sometimes_rows) for v in (data.is_given[k], inputs[row])]
             values = start_fn(*(inputs[row] for row in always_rows), *switched, jnp.zeros(()))
-            values = jnp.stack([jnp.broadcast_to(v, data.times.shape[:1]) for v in values], axis=-1) if values else (
-                jnp.zeros((data.times.shape[0], 0))
+            values = (
+                jnp.stack([jnp.broadcast_to(v, data.times.shape[:1]) for v in values], axis=-1)
+                if values
+                else (jnp.zeros((data.times.shape[0], 0)))
             )
             initial, constants = values[:, :num_states], values[:, num_states:]
             solution = jax.vmap(integrate, in_axes=(0, 0, 0, None, None))(
@@ -293,7 +293,8 @@ def _formulas(model: Model, observable: Observable) -> list[Expr]:
     return substitute([prediction, *substitute(settings, own)], model.expressions)
 
 
-def _placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:
+def placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:
+    """Return the names in an observable's formulas that each measurement fills in, in order."""
     found = {s for f in formulas for s in f.symbols}
     names = []
     for kind in ("observableParameter", "noiseParameter"):

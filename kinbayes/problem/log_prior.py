@@ -42,7 +42,7 @@ def log_prior(parameters: Sequence[Parameter]) -> tuple[Callable, PriorData]:
     for k, parameter in enumerate(parameters):
         prior = parameter.effective_prior
         if prior is not None:
-            groups.setdefault((type(prior), prior.on, parameter.scale), []).append(k)
+            groups.setdefault((type(prior), len(prior.settings), prior.on, parameter.scale), []).append(k)
     terms = [(np.array(members), _term(*form)) for form, members in groups.items()]
     bounds = np.array([p.scaled_bounds for p in parameters]).reshape(-1, 2)
     data = PriorData(
@@ -65,10 +65,10 @@ def log_prior(parameters: Sequence[Parameter]) -> tuple[Callable, PriorData]:
     return evaluate, data
 
 
-def _term(family: type, on: str, scale: str) -> Callable:
+def _term(family: type, num_settings: int, on: str, scale: str) -> Callable:
     """Return the JAX function of one prior's log density in u, its truncation aside."""
     u = symbol("u")
-    settings = [symbol(f"setting {k}") for k in range(family.log_density.__code__.co_argcount - 1)]
+    settings = [symbol(f"setting {k}") for k in range(num_settings)]
     names = ["u", *(s.value for s in settings)]
     if on == "scaled" or scale == "lin":
         density = family.log_density(u, *settings)

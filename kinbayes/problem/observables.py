@@ -27,11 +27,14 @@ class Observable:
         `observableParameter1_<name>`, … that each measurement fills in.
     noise
         How measurements scatter around it; its formulas may use `noiseParameter1_<name>`, … and `<name>` itself.
+    label
+        What figures call it; its id by default.
     """
 
     name: str
     formula: str
     noise: Noise
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,8 @@ class Measurement(NamedTuple):
 
 
 def place(table: pd.DataFrame, row: int, column: str) -> str:
-    """Return where a cell stands: file and line if the table was read from one, else the row's number."""
-    source = table.attrs.get("source")
-    where = f"{source}, line {row + 2}" if source else f"data row {row}"
+    """Return where a cell stands: the row's label where the table's index is named `place`, else its number."""
+    where = table.index[row] if table.index.name == "place" else f"data row {row}"
     return f"{where}, column {column!r}"
 
 
@@ -82,7 +84,8 @@ def number(table: pd.DataFrame, row: int, column: str) -> float:
     except (TypeError, ValueError):
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{place(table, row, column)}: {cell!r} is no finite number; correct the cell or remove the row")
+        shown = repr(cell) if isinstance(cell, str) else cell
+        raise DataError(f"{place(table, row, column)}: {shown} is no finite number; correct the cell or remove the row")
     return value
 
 
@@ -98,20 +101,20 @@ def measurements(
     """Return the rows of a table with PEtab's column names, checked.
 
     `simulationConditionId` may be absent where there is one experiment; `observableParameters` and
-    `noiseParameters` hold values for the placeholders, separated by semicolons.
+    `noiseParameters` hold values for the placeholders, separated by semicolons. An index named `place` says where
+    each row was read, for messages.
 
     Raises
     ------
     DataError
         If a column is missing, or a cell names what does not exist or is no number.
     """
-    source = table.attrs.get("source", "data")
     required = ["observableId", "time", "measurement"] + ["simulationConditionId"] * (len(experiments) > 1)
     for column in required:
         if column not in table.columns:
-            raise DataError(f"{source}: the column {column!r} is missing; it has {list(table.columns)}")
+            raise DataError(f"data: the column {column!r} is missing; it has {list(table.columns)}")
     if table.empty:
-        raise DataError(f"{source}: there are no measurements")
+        raise DataError("data: there are no measurements")
     names = {"observableId": [o.name for o in observables], "simulationConditionId": [e.name for e in experiments]}
     rows = []
     for row in range(len(table)):
@@ -122,7 +125,8 @@ def measurements(
         if time < 0:
             raise DataError(f"{place(table, row, 'time')}: {time} lies before the start at time 0")
         has_experiment = "simulationConditionId" in table.columns
-        parts = [_split(table[c].iloc[row]) if c in table.columns else () for c in ("observableParameters", "noiseParameters")]
+        filled = ("observableParameters", "noiseParameters")
+        parts = [_split(table[c].iloc[row]) if c in table.columns else () for c in filled]
         rows.append(
             Measurement(
                 str(table["observableId"].iloc[row]),

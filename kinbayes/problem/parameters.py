@@ -143,7 +143,9 @@ def jax_natural(u: Float[Array, " dim"], scales: Sequence[Scale]) -> Float[Array
 def scaled(theta: Float[np.ndarray, "*batch dim"], scales: Sequence[Scale]) -> Float[np.ndarray, "*batch dim"]:
     """Return scaled values of natural ones, the last axis running over parameters."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        columns = [theta[..., k] if s == "lin" else np.log(theta[..., k]) / LOG_FACTORS[s] for k, s in enumerate(scales)]
+        columns = [
+            theta[..., k] if s == "lin" else np.log(theta[..., k]) / LOG_FACTORS[s] for k, s in enumerate(scales)
+        ]
     return np.stack(columns, axis=-1) if columns else theta
 
 
@@ -159,7 +161,9 @@ def draw(parameters: Sequence[Parameter], rng: np.random.Generator, size: int) -
     for parameter in parameters:
         prior = parameter.effective_prior
         if prior is None:
-            raise ParameterError(f"parameter {parameter.name!r} has no proper prior to draw from; give it a prior or bounds")
+            raise ParameterError(
+                f"parameter {parameter.name!r} has no proper prior to draw from; give it one"
+            )
         values = priors.draw(prior, *parameter.prior_bounds, rng, size)
         columns.append(values if prior.on == "scaled" else scaled(values[:, None], (parameter.scale,))[:, 0])
     return np.stack(columns, axis=-1) if columns else np.zeros((size, 0))

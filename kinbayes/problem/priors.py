@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from kinbayes.model.expressions import Expr, apply
 On = Literal["natural", "scaled"]
 
 
+@runtime_checkable
 class Prior(Protocol):
     """A prior of one parameter, stated on the parameter's natural values or on its scale."""
 
@@ -25,7 +26,7 @@ class Prior(Protocol):
     def log_density(x: Expr, *settings: Expr) -> Expr:
         """Return the log density at `x` inside the support."""
 
-    def distribution(self):  # noqa: ANN201 - SciPy's frozen distributions have no public type
+    def distribution(self):
         """Return SciPy's frozen distribution."""
 
 
@@ -58,7 +59,7 @@ class Uniform:
     def log_density(x: Expr, low: Expr, high: Expr) -> Expr:
         return -apply("log", high - low)
 
-    def distribution(self):  # noqa: ANN201
+    def distribution(self):
         from scipy import stats
 
         return stats.uniform(self.low, self.high - self.low)
@@ -84,7 +85,7 @@ class LogUniform:
     def log_density(x: Expr, low: Expr, high: Expr) -> Expr:
         return -apply("log", x) - apply("log", apply("log", high / low))
 
-    def distribution(self):  # noqa: ANN201
+    def distribution(self):
         from scipy import stats
 
         return stats.loguniform(self.low, self.high)
@@ -110,7 +111,7 @@ class Normal:
         z = (x - mean) / sd
         return -0.5 * z * z - apply("log", sd) - 0.5 * math.log(2 * math.pi)
 
-    def distribution(self):  # noqa: ANN201
+    def distribution(self):
         from scipy import stats
 
         return stats.norm(self.mean, self.sd)
@@ -135,7 +136,7 @@ class LogNormal:
     def log_density(x: Expr, mu: Expr, sigma: Expr) -> Expr:
         return Normal.log_density(apply("log", x), mu, sigma) - apply("log", x)
 
-    def distribution(self):  # noqa: ANN201
+    def distribution(self):
         from scipy import stats
 
         return stats.lognorm(self.sigma, scale=math.exp(self.mu))
@@ -160,7 +161,7 @@ class Laplace:
     def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
         return -apply("abs", x - location) / scale - apply("log", 2 * scale)
 
-    def distribution(self):  # noqa: ANN201
+    def distribution(self):
         from scipy import stats
 
         return stats.laplace(self.location, self.scale)
@@ -185,7 +186,7 @@ class LogLaplace:
     def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
         return Laplace.log_density(apply("log", x), location, scale) - apply("log", x)
 
-    def distribution(self):  # noqa: ANN201
+    def distribution(self):
         from scipy import stats
 
         return stats.loglaplace(1 / self.scale, scale=math.exp(self.location))

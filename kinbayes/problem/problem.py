@@ -40,10 +40,33 @@ class _Functions(NamedTuple):
     log_likelihood: Callable
     pointwise: Callable
     simulated: Callable
+    evaluate: Callable
+    batched: "Batched"
+
+
+class Batched(NamedTuple):
+    """Functions of a batch of scaled vectors U (n, dim), for compiled programs.
+
+    Bound to a problem's numbers they are pytrees: a program that takes them as an argument serves every problem of
+    the same structure without compiling again.
+
+    Attributes
+    ----------
+    log_prior, log_likelihood
+        -> (n,)
+    value_and_grad
+        -> log priors and log likelihoods (n,), and the gradients of both (n, dim).
+    rows
+        -> `Rows` with a leading axis n.
+    states
+        -> states (n, lanes, times, states) at every lane's own measured times, padded by the last.
+    """
+
+    log_prior: Callable
+    log_likelihood: Callable
+    value_and_grad: Callable
     rows: Callable
     states: Callable
-    evaluate: Callable
-    batch_value_and_grad: Callable
 
 
 class Problem:
@@ -178,6 +201,11 @@ class Problem:
         return jnp.asarray(maps.scaled(theta, self.scale))
 
     @property
+    def num_lanes(self) -> int:
+        """Number of simulations that one evaluation of the likelihood takes: experiments with measurements."""
+        return int(self._data.times.shape[0])
+
+    @property
     def is_proper(self) -> bool:
         """Whether the prior integrates to one, so that the posterior may be sampled."""
         return all(p.is_proper for p in self.estimated)
@@ -232,27 +260,27 @@ class Problem:
         return self._functions.simulated(jnp.asarray(u), self._data)
 
     def value_and_grad(self, u: Float[ArrayLike, " dim"]) -> tuple[Float[Array, ""], Float[Array, " dim"]]:
-        """Return the log posterior density and its gradient; a failed simulation has gradient zero."""
-        prior, likelihood, prior_grad, likelihood_grad = (v[0] for v in self.batch(jnp.asarray(u)[None]))
+        """Return the log posterior density and its gradient; a failed simulation adds nothing to it."""
+        values = self.batched.value_and_grad(jnp.asarray(u)[None])
+        prior, likelihood, prior_grad, likelihood_grad = (value[0] for value in values)
         return prior + likelihood, prior_grad + likelihood_grad
 
     @property
-    def batch(self) -> Partial:
-        """(U (n, dim)) -> log priors, log likelihoods and their gradients, as a pytree for compiled programs."""
-        return Partial(self._functions.batch_value_and_grad, self._prior_data, self._data)
+    def batched(self) -> Batched:
+        """The densities as functions of whole batches, bound to this problem's numbers."""
+        functions = self._functions.batched
+        return Batched(
+            Partial(functions.log_prior, self._prior_data),
+            Partial(functions.log_likelihood, self._data),
+            Partial(functions.value_and_grad, self._prior_data, self._data),
+            Partial(functions.rows, self._data),
+            Partial(functions.states, self._data),
+        )
 
-    def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:  # noqa: N803 - the design's name
+    def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:
         """Return densities and statuses of a batch of vectors. A failed simulation is a status, not an error."""
         found = self._functions.evaluate(jnp.asarray(U), self._prior_data, self._data)
         return Evaluation(*(np.asarray(part) for part in found))
-
-    def rows(self, u: Float[ArrayLike, " dim"]) -> Rows:
-        """Return predictions, noise settings, log densities and the status of every lane."""
-        return self._functions.rows(jnp.asarray(u), self._data)
-
-    def states(self, u: Float[ArrayLike, " dim"]) -> Float[Array, "lanes times states"]:
-        """Return the states of every measured experiment at its own measured times, padded by the last."""
-        return self._functions.states(jnp.asarray(u), self._data)
 
     def petab_objective(self, u: Float[ArrayLike, " dim"]) -> float:
         """Return the negative log posterior as PEtab v1 tools count it: no Jacobian, no renormalised priors."""
@@ -276,8 +304,15 @@ class Problem:
         """
         return maps.draw(self.estimated, rng, size)
 
+    def draw_starts(self, rng: np.random.Generator, size: int) -> Float[np.ndarray, "size dim"]:
+        """Return scaled points to start a search from: prior draws; for an improper prior, around what is known."""
+        columns = [maps.draw([p], rng, size)[:, 0] if p.is_proper else _around(p, rng, size) for p in self.estimated]
+        return np.stack(columns, axis=-1)
+
     def draw_measurements(
-        self, rng: np.random.Generator, simulated: Float[np.ndarray, "*batch measurements"],
+        self,
+        rng: np.random.Generator,
+        simulated: Float[np.ndarray, "*batch measurements"],
         noise: Float[np.ndarray, "*batch measurements settings"],
     ) -> Float[np.ndarray, "*batch measurements"]:
         """Return draws of the measurements around predictions, with measurement noise."""
@@ -304,9 +339,8 @@ class Problem:
             if filled is not None:
                 rows += [Measurement(observable.name, experiment.name, t, np.nan, *filled) for t in sorted(times)]
         grid.observables = tuple(o for o in self.observables if any(r.observable == o.name for r in rows))
-        likelihood = Likelihood(
-            self.model, self.parameters, grid.observables, grid.experiments, solver=self.solver, max_steps=self.max_steps
-        )
+        settings = {"solver": self.solver, "max_steps": self.max_steps}
+        likelihood = Likelihood(self.model, self.parameters, grid.observables, grid.experiments, **settings)
         grid._functions = _compile(likelihood, self._functions.log_prior)
         grid.measurements = tuple(rows)
         grid._data = likelihood.data(rows, grid.experiments, rtol=self.rtol, atol=self.atol)
@@ -331,8 +365,17 @@ class Problem:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return normal draws with sd 1 (on a log10 scale: a factor of ten) about the only values that are known."""
+    low, high = parameter.scaled_bounds
+    known = [v for v in (low, high) if np.isfinite(v)]
+    if parameter.nominal is not None:
+        known = [float(maps.scaled(np.array([parameter.nominal]), (parameter.scale,))[0])]
+    return np.clip(rng.normal(known[0] if known else 0.0, 1.0, size), low, high)
+
+
 def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
-    def evaluate(U: Array, prior: PriorData, data: LikelihoodData) -> tuple[Array, Array, Array]:  # noqa: N803
+    def evaluate(U: Array, prior: PriorData, data: LikelihoodData) -> tuple[Array, Array, Array]:
         def one(u: Array) -> tuple[Array, Array, Array]:
             rows = likelihood.rows(u, data)
             is_finite = ~jnp.any(jnp.isnan(rows.log_density))
@@ -343,7 +386,13 @@ def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
 
         return jax.lax.map(one, U, batch_size=_BATCH)
 
-    def batch_value_and_grad(prior: PriorData, data: LikelihoodData, U: Array) -> tuple:  # noqa: N803
+    def batched_log_prior(prior: PriorData, U: Array) -> Array:
+        return jax.vmap(prior_fn, in_axes=(0, None))(U, prior)
+
+    def batched_log_likelihood(data: LikelihoodData, U: Array) -> Array:
+        return jax.vmap(likelihood.log_likelihood, in_axes=(0, None))(U, data)
+
+    def batched_value_and_grad(prior: PriorData, data: LikelihoodData, U: Array) -> tuple:
         def one(u: Array) -> tuple[Array, Array, Array, Array]:
             prior_value, prior_grad = value_and_jacobian(prior_fn, u, prior)
             value, grad = value_and_jacobian(lambda w, d: jnp.sum(likelihood.pointwise(w, d)), u, data)
@@ -351,14 +400,19 @@ def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
 
         return jax.vmap(one)(U)
 
+    def batched_rows(data: LikelihoodData, U: Array) -> Rows:
+        return jax.lax.map(lambda u: likelihood.rows(u, data), U, batch_size=_BATCH)
+
+    def batched_states(data: LikelihoodData, U: Array) -> Array:
+        return jax.lax.map(lambda u: likelihood.states(u, data), U, batch_size=_BATCH)
+
+    batched = (batched_log_prior, batched_log_likelihood, batched_value_and_grad, batched_rows, batched_states)
     return _Functions(
         likelihood,
         jax.jit(prior_fn),
         jax.jit(likelihood.log_likelihood),
         jax.jit(likelihood.pointwise),
         jax.jit(likelihood.simulated),
-        jax.jit(likelihood.rows),
-        jax.jit(likelihood.states),
         jax.jit(evaluate),
-        jax.jit(batch_value_and_grad),
+        Batched(*map(jax.jit, batched)),
     )

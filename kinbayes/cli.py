@@ -1,0 +1,336 @@
+"""The command line: every command parses, calls one function, and prints a table and the one path it wrote."""
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands whose expected errors are one readable message, without a traceback."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, RuntimeError) as error:
+            errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    help="Posteriors for kinetic ODE models: from a model and measurements to credible intervals.",
+)
+
+ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML).", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Seeds everything that is random.")]
+Relative = Annotated[float, typer.Option(help="Relative tolerance of the simulation.")]
+Absolute = Annotated[float, typer.Option(help="Absolute tolerance of the simulation.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting as name=value; may be repeated.", show_default=False),
+]
+
+
+@app.command()
+def demo(
+    example: Annotated[str, typer.Argument(help="Name of an example model.")] = "lynx_hare",
+    folder: Annotated[Path, typer.Option(help="Where run.nc and the figure go.")] = Path(),
+    seed: Seed = 0,
+) -> None:
+    """Fit and sample an example model: its mode, its posterior, credible intervals, one figure."""
+    import kinbayes as kb
+    from kinbayes.report.plots import plot_overview
+    from kinbayes.results.store import save
+    from kinbayes.results.summary import converged
+
+    problem = kb.read_petab(kb.example(example))
+    console.print(f"{problem}", highlight=False)
+    mode = kb.optimize(problem, starts=10, seed=seed)
+    idata = kb.sample(problem, draws=500, warmup=500, seed=seed, initial=mode)
+    found = _posterior(idata)
+    found.insert(0, "mode", [float(mode.map_estimate[name][0]) for name in found.index])
+    _print_table(found, f"{example}: mode, posterior median and 95 % credible interval")
+    _print_convergence(*converged(idata))
+    figure = folder / f"{example}.png"
+    _write(figure, lambda path: plot_overview(idata).savefig(path, dpi=150, format="png"))
+    console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
+    _wrote(save(idata, folder / "run.nc"))
+
+
+@app.command()
+def init(
+    model: Annotated[Path, typer.Argument(help="SBML file.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Table of measurements (CSV or TSV).", show_default=False)],
+    folder: Annotated[Path, typer.Option(help="Folder to make for the problem.")] = Path("problem"),
+) -> None:
+    """Write a starting PEtab problem, to edit, from an SBML file and a table."""
+    from kinbayes.formats.petab_init import init_petab
+    from kinbayes.formats.petab_v1 import read_petab
+
+    path = init_petab(model, data, folder)
+    _print_table(_parameters(read_petab(path)), "parameters of the new problem: edit bounds and priors")
+    _wrote(path)
+
+
+@app.command()
+def check(problem: ProblemPath, rtol: Relative = 1e-6, atol: Absolute = 1e-9) -> None:
+    """Read a problem, say what it holds, simulate its nominal point and test the gradient there."""
+    from kinbayes.formats.petab_v1 import read_petab
+    from kinbayes.run.check import check as check_problem
+
+    found = read_petab(problem, rtol=rtol, atol=atol)
+    console.print(f"{found}", highlight=False)
+    _print_table(_parameters(found), "parameters")
+    result = check_problem(found)
+    for line in result.lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not result.is_good:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    model: Annotated[Path, typer.Argument(help="SBML file.", show_default=False)],
+    times: Annotated[str, typer.Option(help="Output times: start:stop:count, or a list t1,t2,…")] = "0:100:101",
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A parameter or initial value as name=value.", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Table to write (CSV).")] = Path("simulation.csv"),
+    rtol: Relative = 1e-6,
+    atol: Absolute = 1e-9,
+) -> None:
+    """Simulate an SBML model."""
+    import kinbayes as kb
+
+    given = {name: _number(name, text) for name, text in _pairs(values)}
+    found = kb.simulate(kb.read_sbml(model), _times(times), given, rtol=rtol, atol=atol).to_dataframe()
+    _print_table(found.iloc[:: max(1, len(found) // 10)], f"{model.name}: every {max(1, len(found) // 10)}th time")
+    _wrote(_write(out, lambda path: found.to_csv(path)))
+
+
+@app.command()
+def sample(
+    problem: ProblemPath,
+    sampler: Annotated[str, typer.Option(help="nuts or random_walk.")] = "nuts",
+    draws: Annotated[int, typer.Option(help="Kept draws of every chain.")] = 1000,
+    warmup: Annotated[int, typer.Option(help="Warmup iterations of every chain.")] = 1000,
+    chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    initial: Annotated[str, typer.Option(help="prior, nominal, or a file written by optimize.")] = "prior",
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("run.nc"),
+    seed: Seed = 0,
+    rtol: Relative = 1e-6,
+    atol: Absolute = 1e-9,
+) -> None:
+    """Sample the posterior of a problem."""
+    import kinbayes as kb
+    from kinbayes.results.store import save
+    from kinbayes.results.summary import converged
+
+    _check_folder(out)
+    found = kb.read_petab(problem, rtol=rtol, atol=atol)
+    idata = kb.sample(
+        found,
+        sampler,
+        draws=draws,
+        warmup=warmup,
+        chains=chains,
+        seed=seed,
+        initial=kb.load(initial) if Path(initial).is_file() else initial,
+        settings=_settings(settings),
+    )
+    _print_table(_posterior(idata), "posterior median and 95 % credible interval")
+    _print_convergence(*converged(idata))
+    _wrote(save(idata, out))
+
+
+@app.command()
+def optimize(
+    problem: ProblemPath,
+    optimizer: Annotated[str, typer.Option(help="multistart.")] = "multistart",
+    starts: Annotated[int, typer.Option(help="Number of starts.")] = 20,
+    max_evaluations: Annotated[int, typer.Option(help="Evaluations that may be spent.")] = 20_000,
+    settings: Settings = None,
+    out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("map.nc"),
+    seed: Seed = 0,
+    rtol: Relative = 1e-6,
+    atol: Absolute = 1e-9,
+) -> None:
+    """Find the mode of a problem's posterior."""
+    import kinbayes as kb
+    from kinbayes.results.store import save
+
+    _check_folder(out)
+    found = kb.read_petab(problem, rtol=rtol, atol=atol)
+    idata = kb.optimize(
+        found,
+        optimizer,
+        starts=starts,
+        max_evaluations=max_evaluations,
+        seed=seed,
+        settings=_settings(settings),
+    )
+    ends = idata.map_estimate
+    shown = [n for n in ends.data_vars if n not in found.parameter_names] + list(found.parameter_names)
+    _print_table(ends[shown].isel(start=slice(0, 5)).to_dataframe().T, "the best starts, best first")
+    _wrote(save(idata, out))
+
+
+@app.command()
+def predict(
+    result: Annotated[Path, typer.Argument(help="A file written by sample or optimize.", show_default=False)],
+    problem: ProblemPath,
+    times: Annotated[
+        str | None,
+        typer.Option(help="Times: start:stop:count, or t1,t2,…; by default up to the last measurement."),
+    ] = None,
+    experiment: Annotated[str | None, typer.Option(help="Experiment; the first by default.")] = None,
+    draws: Annotated[int, typer.Option(help="Posterior draws to use.")] = 500,
+    out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("prediction.nc"),
+    seed: Seed = 0,
+    rtol: Relative = 1e-6,
+    atol: Absolute = 1e-9,
+) -> None:
+    """Predict states and observables with their bands, at times that were measured or not."""
+    import kinbayes as kb
+    from kinbayes.results.store import save
+    from kinbayes.results.summary import bands
+
+    _check_folder(out)
+    found = kb.read_petab(problem, rtol=rtol, atol=atol)
+    idata = kb.predict(
+        kb.load(result),
+        found,
+        times=None if times is None else _times(times),
+        experiment=experiment,
+        draws=draws,
+        seed=seed,
+    )
+    table = bands(idata.predictions)
+    _print_table(table.iloc[:: max(1, len(table) // 20)], "new measurements: median and 95 % band, noise included")
+    _wrote(save(idata, out))
+
+
+def _parameters(problem: object) -> pd.DataFrame:
+    from kinbayes.run.record import prior_text
+
+    rows = {
+        p.name: (p.scale, *p.bounds, p.nominal, prior_text(p) if p.estimate else "fixed") for p in problem.parameters
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["scale", "lower", "upper", "nominal", "prior"])
+
+
+def _posterior(idata: object) -> pd.DataFrame:
+    """Return the table of a posterior as a terminal can show it: equal-tailed intervals depend on no scale."""
+    from kinbayes.results.summary import table
+
+    found = table(idata).drop(columns="interval_on").astype({"ess_bulk": "Int64", "ess_tail": "Int64"}, errors="ignore")
+    return found.rename(columns={"r_hat": "R-hat", "ess_bulk": "ESS bulk", "ess_tail": "ESS tail"})
+
+
+def _pairs(texts: list[str] | None) -> list[tuple[str, str]]:
+    for text in texts or []:
+        if "=" not in text:
+            raise ValueError(f"--set {text}: write it as name=value")
+    return [tuple(text.split("=", 1)) for text in texts or []]
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--set {name}={text}: {text!r} is no number") from None
+
+
+def _settings(texts: list[str] | None) -> dict[str, object]:
+    words = {"true": True, "false": False}
+    found: dict[str, object] = {}
+    for name, text in _pairs(texts):
+        if text.lower() in words:
+            found[name] = words[text.lower()]
+        else:
+            found[name] = int(text) if text.lstrip("-").isdigit() else _number(name, text)
+    return found
+
+
+def _times(text: str) -> list[float]:
+    import numpy as np
+
+    try:
+        if ":" in text:
+            start, stop, count = text.split(":")
+            return np.linspace(float(start), float(stop), int(count)).tolist()
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--times {text}: write start:stop:count, as 0:100:101, or a list, as 0,1,2.5") from None
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse, before a long run, a path that cannot be written after it."""
+    folder = path.resolve().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write {path}: {folder} is no folder that may be written; choose another --out")
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file whole or not at all."""
+    _check_folder(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _print_table(table: pd.DataFrame, title: str) -> None:
+    said = [c for c in table.columns if not table[c].astype(str).eq("").all()]
+    table = table[said]
+    shown = Table(title=title, title_justify="left")
+    shown.add_column(str(table.index.name or ""), style="bold", overflow="fold")
+    for column in table.columns:
+        is_text = not pd.api.types.is_numeric_dtype(table[column])
+        shown.add_column(str(column), justify="left" if is_text else "right", overflow="fold")
+    for name, row in table.iterrows():
+        shown.add_row(_text(name), *map(_text, row))
+    console.print(shown)
+
+
+def _text(value: object) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, float):
+        return f"{value:.4g}" if value == value else "–"
+    return escape("–" if value is None else str(value))
+
+
+def _print_convergence(is_converged: bool, reasons: list[str]) -> None:
+    if is_converged:
+        console.print("converged: R-hat, effective sample sizes and divergences are within their limits", style="green")
+        return
+    console.print("NOT CONVERGED: do not trust these numbers yet", style="bold red")
+    for reason in reasons:
+        console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _wrote(path: Path) -> None:
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,310 @@
+"""PEtab version 1: from a YAML file and its tables to a problem."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import yaml
+
+from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number, read_rows, read_text
+from kinbayes.formats.sbml import read_sbml
+from kinbayes.model.expressions import Expr
+from kinbayes.model.formula import FormulaError, parse
+from kinbayes.model.model import Model, ModelError
+from kinbayes.problem.likelihood import placeholders
+from kinbayes.problem.noise import TRANSFORMATIONS, Noise
+from kinbayes.problem.observables import DataError, Experiment, Observable
+from kinbayes.problem.parameters import Parameter, ParameterError
+from kinbayes.problem.priors import Laplace, LogLaplace, LogNormal, Normal, Prior, Uniform
+from kinbayes.problem.problem import Problem
+
+_SCALES = {"lin": "lin", "log": "ln", "log10": "log10"}
+_PRIORS: dict[str, Callable[[float, float], Prior]] = {
+    "uniform": Uniform,
+    "normal": Normal,
+    "laplace": Laplace,
+    "logNormal": LogNormal,
+    "logLaplace": LogLaplace,
+    "parameterScaleUniform": lambda low, high: Uniform(low, high, on="scaled"),
+    "parameterScaleNormal": lambda mean, sd: Normal(mean, sd, on="scaled"),
+    "parameterScaleLaplace": lambda location, scale: Laplace(location, scale, on="scaled"),
+}
+_NOISES = ("normal", "laplace")
+
+
+def read_petab(
+    path: str | Path,
+    *,
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    solver: str = "rodas5p",
+    max_steps: int = 10_000,
+) -> Problem:
+    """Read a problem in PEtab version 1.
+
+    Parameters
+    ----------
+    path
+        The YAML file. Every file that it names lies in its folder or below.
+    rtol, atol, solver, max_steps
+        Settings of the simulation, see `Problem`.
+
+    Returns
+    -------
+    Problem
+        The problem. The scale `log` of PEtab is `ln` here. A parameter without `objectivePriorType` has no
+        stated prior: it is uniform on its scale between its bounds. With a prior, an empty bound is open.
+        A model parameter that is in no table keeps the value that the model gives it. Initialization priors,
+        names, and columns that PEtab does not define are ignored.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    PEtabError
+        If a table contradicts itself, another table, or the model.
+    UnsupportedPEtabError
+        If the problem is PEtab version 2, or uses several models, pre-equilibration, or steady states.
+    SBMLError
+        If the model cannot be read.
+
+    References
+    ----------
+    Schmiester et al. (2021), PEtab: Interoperable specification of parameter estimation problems in systems
+    biology. PLOS Computational Biology 17(1). doi:10.1371/journal.pcbi.1008646
+    """
+    files = _files(Path(path))
+    model = read_sbml(files.model)
+    parameters = _unique("parameterId", map(_parameter, _rows(files.parameters, _PARAMETER_COLUMNS)))
+    observables = _unique("observableId", map(_observable, _rows(files.observables, _OBSERVABLE_COLUMNS)))
+    values = {**_constants(model), **{name: p.nominal for name, (_, p) in parameters.items()}}
+    known = {"time", *values, *model.initial, *model.expressions}
+    expected = {name: _placeholders(row, o, known) for name, (row, o) in observables.items()}
+    conditions = _rows(files.conditions, ("conditionId",))
+    experiments = _unique("conditionId", ((row, _experiment(row, model, values)) for row in conditions))
+    measured = _rows(files.measurements, _MEASUREMENT_COLUMNS)
+    if not measured:
+        raise PEtabError(f"{files.measurements[0]}: there are no measurements")
+    for row in measured:
+        _check_measurement(row, expected, values)
+    used = {value for _, e in experiments.values() for value in e.values.values()}
+    used |= {part for row in measured for column in _PLACEHOLDERS for part in row.parts(column)}
+    # A table may name a parameter that only the model gives a value.
+    from_model = sorted((used & values.keys()) - parameters.keys())
+    data = pd.DataFrame([row.cells for row in measured])
+    data.index = pd.Index([row.place for row in measured], name="place")
+    try:
+        return Problem(
+            model,
+            [p for _, p in parameters.values()]
+            + [Parameter(name, nominal=values[name], estimate=False) for name in from_model],
+            [o for _, o in observables.values()],
+            data,
+            experiments=[e for _, e in experiments.values()],
+            rtol=rtol,
+            atol=atol,
+            solver=solver,
+            max_steps=max_steps,
+        )
+    except DataError as error:
+        raise PEtabError(str(error)) from error
+    except (ModelError, ParameterError) as error:
+        raise PEtabError(f"{path}: {error}") from error
+
+
+# ---- files
+
+
+class _Files(NamedTuple):
+    model: Path
+    parameters: list[Path]
+    conditions: list[Path]
+    observables: list[Path]
+    measurements: list[Path]
+
+
+def _files(path: Path) -> _Files:
+    content = _mapping(path, _yaml(path), "the file")
+    version = str(_required(path, content, "format_version"))
+    if version.split(".")[0] != "1":
+        raise UnsupportedPEtabError(f"{path}: format_version {version} is not supported yet, only 1 is")
+    if content.get("extensions"):
+        raise UnsupportedPEtabError(f"{path}: extensions {list(content['extensions'])} are not supported")
+    problems = _required(path, content, "problems")
+    if not isinstance(problems, list) or not problems:
+        raise PEtabError(f"{path}: 'problems' is {problems!r}; it must be a list with one entry")
+    if len(problems) > 1:
+        raise UnsupportedPEtabError(f"{path}: it holds {len(problems)} problems; only one is supported")
+    problem = _mapping(path, problems[0], "the problem")
+    models = _paths(path, problem, "sbml_files")
+    if len(models) > 1:
+        raise UnsupportedPEtabError(f"{path}: it has {len(models)} SBML files; only one is supported")
+    return _Files(
+        models[0],
+        _paths(path, content, "parameter_file"),
+        *(_paths(path, problem, f"{kind}_files") for kind in ("condition", "observable", "measurement")),
+    )
+
+
+def _yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise PEtabError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _mapping(path: Path, content: object, what: str) -> dict:
+    if not isinstance(content, dict):
+        raise PEtabError(f"{path}: {what} must hold `key: value` pairs, not {content!r}")
+    return content
+
+
+def _required(path: Path, content: dict, key: str) -> object:
+    if key not in content:
+        raise PEtabError(f"{path}: {key!r} is missing; there are {list(content)}")
+    return content[key]
+
+
+def _paths(path: Path, content: dict, key: str) -> list[Path]:
+    """Return the files under a key; a problem reads nothing outside its own folder."""
+    names = _required(path, content, key)
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise PEtabError(f"{path}: {key!r} is {names!r}; it must be a list of file names")
+    folder = path.parent.resolve()
+    for name in names:
+        if Path(name).is_absolute() or not (folder / name).resolve().is_relative_to(folder):
+            raise PEtabError(f"{path}: {key!r} names {name!r}, outside {path.parent}; move it there")
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{path}: {key!r} names {name!r}, but {path.parent} has no such file")
+    return [path.parent / name for name in names]
+
+
+def _rows(paths: Sequence[Path], required: Sequence[str]) -> list[Row]:
+    """Return the lines of a table that may be split over several files."""
+    return [row for path in paths for row in read_rows(path, required)]
+
+
+def _unique(column: str, things: Iterator[tuple]) -> dict[str, tuple]:
+    """Return (row, thing) by the thing's name."""
+    found: dict[str, tuple] = {}
+    for row, thing in things:
+        if thing.name in found:
+            raise row.error(column, f"{thing.name!r} is defined already, in {found[thing.name][0].place}")
+        found[thing.name] = (row, thing)
+    return found
+
+
+# ---- parameters
+
+_PARAMETER_COLUMNS = ("parameterId", "parameterScale", "lowerBound", "upperBound", "estimate")
+
+
+def _parameter(row: Row) -> tuple[Row, Parameter]:
+    name = row.identifier("parameterId")
+    scale = _SCALES[row.choice("parameterScale", _SCALES)]
+    nominal = row.number("nominalValue") if row["nominalValue"] else None
+    if row["estimate"] not in ("0", "1"):
+        raise row.error("estimate", f"{row['estimate']!r} is neither 0 nor 1")
+    if row["estimate"] == "0":
+        if nominal is None:
+            raise row.error("nominalValue", f"{name!r} is not estimated, so it needs a value")
+        return row, Parameter(name, scale=scale, nominal=nominal, estimate=False)
+    prior = _prior(row)
+    for column in ("lowerBound", "upperBound"):
+        if prior is None and not row[column]:
+            raise row.error(column, f"{name!r} is estimated and has no prior, so it needs this bound")
+    lower, upper = (row.number(c) if row[c] else None for c in ("lowerBound", "upperBound"))
+    try:
+        return row, Parameter(name, prior, scale=scale, lower=lower, upper=upper, nominal=nominal)
+    except ParameterError as error:
+        raise PEtabError(f"{row.place}: {error}") from error
+
+
+def _prior(row: Row) -> Prior | None:
+    settings = row.parts("objectivePriorParameters")
+    if not row["objectivePriorType"] and not settings:
+        return None
+    family = row.choice("objectivePriorType", _PRIORS, "parameterScaleUniform")
+    if not settings and family == "parameterScaleUniform":
+        return None  # between the bounds, which is what no prior means
+    values = [number(text) for text in settings]
+    if len(values) != 2 or any(map(math.isnan, values)):
+        text = f"{family!r} takes two numbers, separated by ;, not {row['objectivePriorParameters']!r}"
+        raise row.error("objectivePriorParameters", text)
+    try:
+        return _PRIORS[family](*values)
+    except ValueError as error:
+        raise row.error("objectivePriorParameters", str(error)) from error
+
+
+# ---- observables
+
+_OBSERVABLE_COLUMNS = ("observableId", "observableFormula", "noiseFormula")
+_PLACEHOLDERS = {"observableParameters": "observableParameter", "noiseParameters": "noiseParameter"}
+
+
+def _observable(row: Row) -> tuple[Row, Observable]:
+    family = row.choice("noiseDistribution", _NOISES, "normal")
+    transformation = row.choice("observableTransformation", TRANSFORMATIONS, "lin")
+    noise = Noise(family, (row["noiseFormula"],), transformation)
+    return row, Observable(row.identifier("observableId"), row["observableFormula"], noise)
+
+
+def _formula(row: Row, column: str) -> Expr:
+    try:
+        return parse(row[column])
+    except FormulaError as error:
+        raise row.error(column, str(error)) from error
+
+
+def _placeholders(row: Row, observable: Observable, known: set[str]) -> dict[str, int]:
+    """Return how many values each column of the measurements must give for an observable."""
+    formulas = {column: _formula(row, column) for column in ("observableFormula", "noiseFormula")}
+    own = placeholders(observable.name, list(formulas.values()))
+    for column, formula in formulas.items():
+        unknown = sorted(formula.symbols - known - {observable.name, *own})
+        if unknown:
+            raise row.error(column, f"{unknown} are defined neither in the model nor in the parameter table")
+    return {column: sum(p.startswith(kind) for p in own) for column, kind in _PLACEHOLDERS.items()}
+
+
+# ---- conditions and measurements
+
+_MEASUREMENT_COLUMNS = ("observableId", "simulationConditionId", "time", "measurement")
+
+
+def _constants(model: Model) -> dict[str, float]:
+    """Return the parameters that the model itself gives a number."""
+    return {n: float(model.initial[n].value) for n in model.parameters if model.initial[n].op == "const"}
+
+
+def _experiment(row: Row, model: Model, values: Mapping[str, float | None]) -> Experiment:
+    given: dict[str, float | str] = {}
+    for column, cell in row.cells.items():
+        if column in ("conditionId", "conditionName"):
+            continue
+        if column not in model.initial:
+            raise row.error(column, f"{column!r} is no species, compartment or parameter that can be set")
+        if cell:  # an empty cell leaves the model as it is
+            given[column] = cell if cell in values else row.number(column)
+    return Experiment(row.identifier("conditionId"), given)
+
+
+def _check_measurement(row: Row, expected: Mapping[str, Mapping[str, int]], values: Mapping[str, float | None]) -> None:
+    if row["preequilibrationConditionId"]:
+        raise UnsupportedPEtabError(
+            f"{row.place}, column 'preequilibrationConditionId': pre-equilibration is not supported yet"
+        )
+    if math.isinf(number(row["time"])):
+        raise UnsupportedPEtabError(f"{row.place}, column 'time': steady states (inf) are not supported yet")
+    for column, count in expected.get(row["observableId"], {}).items():
+        parts = row.parts(column)
+        if len(parts) != count:
+            text = f"{row['observableId']!r} takes {count} value(s) here, not {len(parts)}"
+            raise row.error(column, text)
+        for part in parts:
+            if part not in values and math.isnan(number(part)):
+                raise row.error(column, f"{part!r} is neither a number nor a parameter")

@@ -1,0 +1,1 @@
+"""The store and the numbers read off it."""

@@ -1,0 +1,433 @@
+"""The store: one `InferenceData` a run, built from plain arrays, and its file.
+
+Parameters are stored in natural units, with their scale in the variable's attributes. Measurements are
+grouped by observable: `y` has the dimension `y_measurement`, whose coordinate is the row of the data.
+Attributes hold what NetCDF can, so that ArviZ's own writers work too: see `encode`.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import arviz as az
+import jax
+import numpy as np
+import xarray as xr
+from arviz import InferenceData
+from jaxtyping import Bool, Float, Shaped
+
+from kinbayes import __version__
+
+LAYOUT = 1  # of the file; a change that older readers would misread raises it
+_LAYOUT_ATTR = "kinbayes_layout"
+_OWN_NAMES = frozenset(
+    {"chain", "draw", "start", "iteration", "log_density", "log_likelihood", "log_prior", "converged"}
+)
+_DEPENDENCIES = ("jax", "diffrax", "numpyro", "arviz", "numpy")
+_JSON_STARTS = ("{", "[", '"')
+_INT64 = np.iinfo(np.int64)
+
+
+class StoreError(ValueError):
+    """A file that is no stored run, or a result that cannot be stored."""
+
+
+class ParameterTable(NamedTuple):
+    """What is known of the estimated parameters, in the order of the parameter vector.
+
+    Attributes
+    ----------
+    names
+        Their names.
+    scales
+        `lin`, `ln` or `log10`: where intervals and diagnostics are computed.
+    units
+        Units, empty where unknown.
+    priors
+        The priors, as text.
+    """
+
+    names: Sequence[str]
+    scales: Sequence[str]
+    units: Sequence[str]
+    priors: Sequence[str]
+
+
+class MeasurementTable(NamedTuple):
+    """The measurements, row by row in the order of the data.
+
+    Attributes
+    ----------
+    observables, experiments
+        Names, one a row.
+    times, values
+        When and what was measured, (measurements,).
+    labels
+        Observable -> what an axis says (name and unit); its own name where absent.
+    time_unit
+        Unit of time, empty where unknown.
+    """
+
+    observables: Sequence[str]
+    experiments: Sequence[str]
+    times: Float[np.ndarray, " measurements"]
+    values: Float[np.ndarray, " measurements"]
+    labels: Mapping[str, str] = MappingProxyType({})
+    time_unit: str = ""
+
+
+def check_names(parameters: Sequence[str], observables: Sequence[str]) -> None:
+    """Refuse names that the store cannot hold, before a run spends hours on them.
+
+    Raises
+    ------
+    StoreError
+        If a parameter is named as the store's own variables, an observable as another's dimension, or a name
+        has a slash.
+    """
+    own = sorted(_OWN_NAMES & set(parameters))
+    if own:
+        raise StoreError(f"parameters {own} are named as variables of the store itself; rename them")
+    dims = sorted(set(observables) & {f"{o}_measurement" for o in observables})
+    if dims:
+        raise StoreError(f"observables {dims} are named as the measurements of another observable; rename them")
+    slashed = [name for name in (*parameters, *observables) if "/" in name]
+    if slashed:
+        raise StoreError(f"names {slashed} contain '/', which separates groups in NetCDF; rename them")
+
+
+def posterior_data(
+    parameters: ParameterTable,
+    measurements: MeasurementTable,
+    *,
+    draws: Float[np.ndarray, "chains draws dim"],
+    sample_stats: Mapping[str, Shaped[np.ndarray, "chains draws"]],
+    log_likelihood: Float[np.ndarray, "chains draws measurements"],
+    posterior_predictive: Float[np.ndarray, "chains draws measurements"],
+    attrs: Mapping[str, object],
+    prior: Float[np.ndarray, "prior_draws dim"] | None = None,
+    prior_predictive: Float[np.ndarray, "prior_draws measurements"] | None = None,
+) -> InferenceData:
+    """Build the result of a sampling run.
+
+    Parameters
+    ----------
+    parameters, measurements
+        What the columns of the arrays mean.
+    draws
+        Draws of the posterior, natural units, warmup left out.
+    sample_stats
+        Statistics of every draw, named as in ArviZ; `lp` and `acceptance_rate` at least.
+    log_likelihood
+        Log density of every measurement.
+    posterior_predictive, prior_predictive
+        Replicated measurements, noise included.
+    attrs
+        What is to be known of the run; see `encode` for what values may be.
+    prior
+        Draws of the prior, natural units.
+
+    Returns
+    -------
+    InferenceData with the groups `posterior`, `sample_stats`, `log_likelihood`, `posterior_predictive`,
+    `prior` and `prior_predictive` where given, `observed_data` and `constant_data`.
+
+    Raises
+    ------
+    StoreError
+        If a name cannot be stored, or `lp` or `acceptance_rate` is missing.
+    """
+    check_names(parameters.names, measurements.observables)
+    missing = sorted({"lp", "acceptance_rate"} - set(sample_stats))
+    if missing:
+        raise StoreError(f"sample_stats lacks {missing}; it has {sorted(sample_stats)}")
+    dims = ("chain", "draw")
+    groups = {
+        "posterior": _parameter_group(parameters, draws, dims),
+        "sample_stats": xr.Dataset(
+            {name: (dims, np.asarray(values)) for name, values in sample_stats.items()}, _counts(dims, draws)
+        ),
+        "log_likelihood": _measurement_group(measurements, log_likelihood, dims),
+        "posterior_predictive": _measurement_group(measurements, posterior_predictive, dims),
+    }
+    if prior is not None:
+        groups["prior"] = _parameter_group(parameters, prior[None], dims)
+    if prior_predictive is not None:
+        groups["prior_predictive"] = _measurement_group(measurements, prior_predictive[None], dims)
+    return _inference_data(groups, measurements, attrs)
+
+
+def map_data(
+    parameters: ParameterTable,
+    measurements: MeasurementTable,
+    *,
+    estimates: Float[np.ndarray, "starts dim"],
+    log_density: Float[np.ndarray, " starts"],
+    log_likelihood: Float[np.ndarray, " starts"],
+    log_prior: Float[np.ndarray, " starts"],
+    converged: Bool[np.ndarray, " starts"],
+    history: Mapping[str, Shaped[np.ndarray, " iterations"]],
+    attrs: Mapping[str, object],
+) -> InferenceData:
+    """Build the result of an optimizer's run.
+
+    Parameters
+    ----------
+    parameters, measurements
+        What the columns of the arrays mean.
+    estimates
+        Where every start ended, natural units.
+    log_density, log_likelihood, log_prior
+        Log densities there, with respect to the scaled parameters.
+    converged
+        Whether every start met the optimizer's tolerance.
+    history
+        Statistics of every iteration; `log_density`, the best so far, at least.
+    attrs
+        What is to be known of the run; see `encode` for what values may be.
+
+    Returns
+    -------
+    InferenceData with the groups `map_estimate` (dimension `start`), `optimization_history` (dimension
+    `iteration`), `observed_data` and `constant_data`.
+
+    Raises
+    ------
+    StoreError
+        If a name cannot be stored, or `log_density` is missing in the history.
+    """
+    check_names(parameters.names, measurements.observables)
+    if "log_density" not in history:
+        raise StoreError(f"history lacks 'log_density'; it has {sorted(history)}")
+    ends = {
+        "log_density": log_density,
+        "log_likelihood": log_likelihood,
+        "log_prior": log_prior,
+        "converged": converged,
+    }
+    iterations = {name: ("iteration", np.asarray(values)) for name, values in history.items()}
+    groups = {
+        "map_estimate": _parameter_group(parameters, estimates, ("start",)).assign(
+            {name: ("start", values) for name, values in ends.items()}
+        ),
+        "optimization_history": xr.Dataset(iterations, _counts(("iteration",), history["log_density"])),
+    }
+    return _inference_data(groups, measurements, attrs)
+
+
+def prediction_data(
+    times: Float[np.ndarray, " times"],
+    *,
+    states: Mapping[str, Float[np.ndarray, "draws times"]],
+    observables: Mapping[str, Float[np.ndarray, "draws times"]],
+    predictions: Mapping[str, Float[np.ndarray, "draws times"]],
+    time_unit: str,
+    attrs: Mapping[str, object],
+) -> InferenceData:
+    """Build the result of a prediction.
+
+    Parameters
+    ----------
+    times
+        When was predicted.
+    states, observables
+        What the model says, without noise; NaN where a simulation failed.
+    predictions
+        New measurements of the observables, noise included.
+    time_unit
+        Unit of time, empty where unknown.
+    attrs
+        What is to be known of the prediction; see `encode` for what values may be.
+
+    Returns
+    -------
+    InferenceData with the groups `states`, `observables` and `predictions`, of dimensions (chain, draw,
+    time): the draws of all chains stand in one.
+    """
+    coords = {"time": ("time", times, {"unit": time_unit})}
+    groups = {
+        group: xr.Dataset(
+            {name: (("chain", "draw", "time"), values[None]) for name, values in variables.items()}, coords
+        )
+        for group, variables in (
+            ("states", states),
+            ("observables", observables),
+            ("predictions", predictions),
+        )
+    }
+    return InferenceData(attrs={_LAYOUT_ATTR: LAYOUT, **encode(attrs)}, **groups)
+
+
+def _counts(dims: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    return {dim: np.arange(size) for dim, size in zip(dims, values.shape[: len(dims)], strict=True)}
+
+
+def _parameter_group(parameters: ParameterTable, values: np.ndarray, dims: Sequence[str]) -> xr.Dataset:
+    variables = {
+        name: (dims, values[..., k], {"scale": scale, "unit": unit, "prior": prior})
+        for k, (name, scale, unit, prior) in enumerate(zip(*parameters, strict=True))
+    }
+    return xr.Dataset(variables, _counts(dims, values))
+
+
+def _measurement_group(measurements: MeasurementTable, values: np.ndarray, dims: Sequence[str]) -> xr.Dataset:
+    variables, coords = {}, _counts(dims, values)
+    for observable, rows in _rows(measurements).items():
+        label = measurements.labels.get(observable, observable)
+        dim = f"{observable}_measurement"
+        variables[observable] = ((*dims, dim), values[..., rows], {"label": label})
+        coords[dim] = rows
+    return xr.Dataset(variables, coords)
+
+
+def _rows(measurements: MeasurementTable) -> dict[str, np.ndarray]:
+    """Return the rows of every observable, in the order of the data."""
+    observables = np.asarray(measurements.observables, dtype=str)
+    return {o: np.flatnonzero(observables == o) for o in dict.fromkeys(measurements.observables)}
+
+
+def _inference_data(
+    groups: Mapping[str, xr.Dataset], measurements: MeasurementTable, attrs: Mapping[str, object]
+) -> InferenceData:
+    experiments = np.asarray(measurements.experiments, dtype=str)
+    variables, coords = {}, {}
+    for observable, rows in _rows(measurements).items():
+        dim = f"{observable}_measurement"
+        variables[f"{observable}_time"] = (dim, measurements.times[rows], {"unit": measurements.time_unit})
+        variables[f"{observable}_experiment"] = (dim, experiments[rows])
+        coords[dim] = rows
+    return InferenceData(
+        attrs={_LAYOUT_ATTR: LAYOUT, **encode(attrs)},
+        **groups,
+        observed_data=_measurement_group(measurements, measurements.values, ()),
+        constant_data=xr.Dataset(variables, coords),
+    )
+
+
+def encode(attrs: Mapping[str, object]) -> dict[str, str | int | float]:
+    """Return attributes as NetCDF can hold them.
+
+    Texts and numbers stay. A truth value becomes 0 or 1, since NetCDF has none. None is left out. Mappings
+    and sequences become JSON text, in which both keep their meaning; `attributes` reads it back.
+
+    Raises
+    ------
+    StoreError
+        If a value is none of these.
+    """
+    found: dict[str, str | int | float] = {}
+    for name, value in attrs.items():
+        plain = value.item() if isinstance(value, np.generic) else value
+        if plain is None:
+            continue
+        if isinstance(plain, int):
+            # Beyond 64 bits NetCDF has no integers; seeds may be longer.
+            found[name] = int(plain) if _INT64.min <= plain <= _INT64.max else str(plain)
+        else:
+            # A text that looks like JSON is written as JSON, so that reading is unambiguous.
+            is_plain = isinstance(plain, float) or (isinstance(plain, str) and not plain.startswith(_JSON_STARTS))
+            found[name] = plain if is_plain else _json(name, plain)
+    return found
+
+
+def _json(name: str, value: object) -> str:
+    def plain(part: object) -> object:
+        if isinstance(part, np.generic | np.ndarray):
+            return part.tolist()
+        raise StoreError(
+            f"attribute {name!r} holds {part!r} of type {type(part).__name__}; "
+            "give text, numbers, truth values, None, or lists and dicts of these"
+        )
+
+    return json.dumps(value, default=plain, ensure_ascii=False)
+
+
+def attributes(idata: InferenceData) -> dict[str, object]:
+    """Return what is known of a run, its nested settings as dicts and lists again."""
+    return {
+        name: json.loads(value) if isinstance(value, str) and value.startswith(_JSON_STARTS) else value
+        for name, value in idata.attrs.items()
+    }
+
+
+def save(idata: InferenceData, path: str | os.PathLike[str]) -> Path:
+    """Write a result to a NetCDF file, all or nothing: what stands there is replaced at the end, at once.
+
+    Returns
+    -------
+    The path.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there; create it first")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        idata.to_netcdf(str(part), engine="h5netcdf")
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | os.PathLike[str]) -> InferenceData:
+    """Read a stored result.
+
+    Parameters
+    ----------
+    path
+        A NetCDF file that `save` wrote, or `InferenceData.to_netcdf` from such a result.
+
+    Returns
+    -------
+    The InferenceData, in memory: the file is closed and may be written again.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    StoreError
+        If it is no NetCDF file, one that kinbayes did not write, or one of a newer kinbayes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; kinbayes.load reads the NetCDF file of a run")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as root:
+            layout = root.attrs.get(_LAYOUT_ATTR)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} is no readable NetCDF file ({error}); was it cut off, or is it of another kind?"
+        ) from error
+    if layout is None:
+        raise StoreError(f"{path} is a NetCDF file, but not one of kinbayes; read it with arviz.from_netcdf")
+    if layout > LAYOUT:
+        raise StoreError(
+            f"{path} has layout {layout}, but kinbayes {__version__} reads layouts up to {LAYOUT}; "
+            "update kinbayes to read it"
+        )
+    with az.rc_context({"data.load": "eager"}):
+        idata = az.from_netcdf(str(path), engine="h5netcdf")
+    idata.attrs = {
+        name: value.item() if isinstance(value, np.generic) else value for name, value in idata.attrs.items()
+    }
+    return idata
+
+
+def environment() -> dict[str, object]:
+    """Return what a run depends on: `versions` by name, and `devices`."""
+    versions = {"kinbayes": __version__, "python": platform.python_version()}
+    versions |= {name: importlib.metadata.version(name) for name in _DEPENDENCIES}
+    return {"versions": versions, "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()]}

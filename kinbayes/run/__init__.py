@@ -1,0 +1,1 @@
+"""Running algorithms: one loop for all of them, and the verbs that users call."""

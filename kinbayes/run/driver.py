@@ -1,0 +1,412 @@
+"""The loop that runs every sampler and every optimizer, in compiled pieces."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from kinbayes.optimizers.base import Bounds, OptimizerFactory
+from kinbayes.run.convergence import Diagnostics, diagnose
+from kinbayes.run.pieces import Settings, is_feasible, sample, search, start_optimizer, start_sampler
+from kinbayes.samplers.base import SamplerFactory, SamplerState, Target, log_density
+
+# Ctrl-C, the progress bar and every budget wait for the end of a piece: its length follows the clock (s).
+SHORT_PIECE, LONG_PIECE = 0.5, 2.0
+
+# Judging takes time in proportion to the draws: after every chunk of a long run it would take over.
+JUDGING_GROWTH = 1.1
+
+
+class SamplerRun(NamedTuple):
+    """Hold a run of a sampler, complete or not.
+
+    Attributes
+    ----------
+    position
+        Draws of u, (chains, draws, dim).
+    log_prior, log_likelihood
+        Log densities of the draws, (chains, draws).
+    info
+        The sampler's statistics by name, (chains, draws) each.
+    state
+        The sampler's state after the last step.
+    diagnostics
+        Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws.
+    iterations
+        Number of steps taken, warmup included.
+    num_steps
+        Number of evaluations of the target by all chains, warmup included.
+    seconds_warmup, seconds_draws
+        Wall time of the two phases; compilation counts as warmup.
+    stopped
+        Why it ended: "completed", "interrupted", or what `on_chunk` said; empty while it runs.
+    """
+
+    position: Float[np.ndarray, "chains draws dim"]
+    log_prior: Float[np.ndarray, "chains draws"]
+    log_likelihood: Float[np.ndarray, "chains draws"]
+    info: dict[str, np.ndarray]
+    state: SamplerState
+    diagnostics: tuple[Diagnostics, ...]
+    iterations: int
+    num_steps: int
+    seconds_warmup: float
+    seconds_draws: float
+    stopped: str
+
+
+class SamplerProgress(NamedTuple):
+    """Report one piece of a run: steps done of the phase's total, its statistics, and the run as it is now.
+
+    `phase` is "warmup" or "draws"; `info` has (chains, length) arrays.
+    """
+
+    phase: str
+    done: int
+    total: int
+    info: dict[str, np.ndarray]
+    run: SamplerRun
+
+
+class OptimizerRun(NamedTuple):
+    """Hold a run of an optimizer, complete or not.
+
+    Attributes
+    ----------
+    position, loss
+        Best point of every start, (starts, dim), and its loss, (starts,).
+    converged, finished
+        Which starts met the optimizer's test for an optimum, and which have ended for any reason, (starts,).
+    history
+        Lowest loss of all starts after each iteration, (iterations,).
+    state
+        The optimizer's state after the last iteration.
+    evaluations
+        Number of candidates evaluated.
+    seconds
+        Wall time, compilation included.
+    stopped
+        Why it ended: "finished" (every start has), "max_evaluations", "interrupted", or what `on_chunk` said;
+        empty while it runs.
+    """
+
+    position: Float[np.ndarray, "starts dim"]
+    loss: Float[np.ndarray, " starts"]
+    converged: Bool[np.ndarray, " starts"]
+    finished: Bool[np.ndarray, " starts"]
+    history: Float[np.ndarray, " iterations"]
+    state: PyTree
+    evaluations: int
+    seconds: float
+    stopped: str
+
+
+class OptimizerProgress(NamedTuple):
+    """Report one piece of a run: evaluations done of the total allowed, and the run as it is now."""
+
+    phase: str
+    done: int
+    total: int
+    run: OptimizerRun
+
+
+def run_sampler(
+    target: Target,
+    factory: SamplerFactory,
+    settings: Settings = (),
+    *,
+    initial: Float[np.ndarray | Array, "chains dim"] | SamplerRun,
+    num_warmup: int,
+    num_draws: int,
+    seed: int,
+    chunk: int = 100,
+    on_chunk: Callable[[SamplerProgress], str | None] | None = None,
+) -> SamplerRun:
+    """Run a sampler for its warmup and its draws.
+
+    The random numbers of a step depend on the seed and the step's index alone, so a run gives the same draws
+    bit for bit however it is cut into pieces, interrupted and continued. Nothing is compiled again for a
+    target of the same structure with other numbers in it.
+
+    Parameters
+    ----------
+    target
+        The posterior.
+    factory
+        The sampler, a value of `SAMPLERS`.
+    settings
+        The factory's keyword arguments, as pairs of name and value.
+    initial
+        Starting points, (chains, dim), strictly inside the walls; or an earlier run, which is continued.
+    num_warmup, num_draws
+        Numbers of steps of every chain that tune the sampler, and that are kept.
+    seed
+        Seed of all random numbers.
+    chunk
+        Number of draws after which convergence is judged; a compiled piece is never longer.
+    on_chunk
+        Called after each piece. A text that it returns stops the run and is the reason given.
+        KeyboardInterrupt, its own or the keyboard's, stops the run as "interrupted".
+
+    Returns
+    -------
+    The run, with the draws there are.
+
+    Raises
+    ------
+    ValueError
+        If a chain starts outside the walls, on one, or where the density is zero or not finite; or if the run
+        to continue is longer than what is asked for.
+    """
+    target = target._replace(host=None)
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    algorithm = {"factory": factory, "settings": settings, "num_warmup": num_warmup}
+    began = time.perf_counter()
+    if isinstance(initial, SamplerRun):
+        if initial.iterations > num_warmup + num_draws:
+            raise ValueError(
+                f"the run to continue has taken {initial.iterations} steps, more than the {num_warmup} of "
+                f"warmup and the {num_draws} draws asked for: ask for more draws"
+            )
+        begun = initial._replace(stopped="")
+    else:
+        U = _inside(initial, target.lower, target.upper)
+        begun = _begun(start_sampler(target, init_key, U, **algorithm))
+    advance = partial(sample, target, step_key, **algorithm, capacity=chunk)
+    store = _store(begun, jax.eval_shape(advance, begun.state, 0, 0)[1], num_draws)
+    begun = begun._replace(seconds_warmup=begun.seconds_warmup + time.perf_counter() - began)
+    end = num_warmup + num_draws
+
+    def piece(run: SamplerRun, longest: int) -> SamplerProgress:
+        start, began = run.iterations, time.perf_counter()
+        phase, first, last = ("warmup", 0, num_warmup) if start < num_warmup else ("draws", num_warmup, end)
+        # Pieces end on multiples of the chunk, so that what is judged does not depend on the clock.
+        length = min(longest, chunk - (start - first) % chunk, last - start)
+        state, draws = advance(run.state, start, length)
+        draws = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf)[:length], 0, 1), draws)
+        seconds, done = time.perf_counter() - began, start + length - first
+        run = run._replace(
+            state=state,
+            iterations=start + length,
+            num_steps=run.num_steps + int(draws["info"]["n_steps"].sum()),
+            stopped="completed" if start + length == end else "",
+        )
+        if phase == "warmup":
+            run = run._replace(seconds_warmup=run.seconds_warmup + seconds)
+        else:
+            jax.tree.map(lambda whole, part: _write(whole, part, done), store, draws)
+            run = run._replace(seconds_draws=run.seconds_draws + seconds, **_first(store, done))
+            run = _judged(run, JUDGING_GROWTH) if done % chunk == 0 else run
+        return SamplerProgress(phase, done, last - first, draws["info"], run)
+
+    return _judged(_driven(begun, piece, on_chunk, chunk), 1.0)
+
+
+def run_optimizer(
+    objective: Callable,
+    factory: OptimizerFactory,
+    settings: Settings = (),
+    *,
+    bounds: Bounds,
+    initial: Float[np.ndarray | Array, "n dim"] | OptimizerRun,
+    max_evaluations: int,
+    seed: int,
+    chunk: int = 100,
+    on_chunk: Callable[[OptimizerProgress], str | None] | None = None,
+) -> OptimizerRun:
+    """Run an optimizer until every start has finished or the evaluations are spent.
+
+    Parameters
+    ----------
+    objective
+        `jax.tree_util.Partial`: candidates (n, dim) -> `Evaluation`. Other numbers in it compile nothing
+        again.
+    factory
+        The optimizer, a value of `OPTIMIZERS`.
+    settings
+        The factory's keyword arguments, as pairs of name and value.
+    bounds
+        Walls of the search.
+    initial
+        Starting points inside the bounds, (n, dim), from `feasible_starts`; or an earlier run, which is
+        continued.
+    max_evaluations
+        Largest number of candidates to evaluate; an iteration that would pass it is not begun.
+    seed
+        Seed of all random numbers.
+    chunk
+        Largest number of iterations of one compiled piece.
+    on_chunk
+        Called after each piece, as in `run_sampler`.
+
+    Returns
+    -------
+    The run.
+
+    Raises
+    ------
+    ValueError
+        If a starting point lies outside the bounds.
+    """
+    bounds = Bounds(*(jnp.asarray(wall, float) for wall in bounds))
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    algorithm = {"factory": factory, "settings": settings}
+    if isinstance(initial, OptimizerRun):
+        begun = initial._replace(stopped="")
+    else:
+        state = start_optimizer(bounds, init_key, _inside(initial, *bounds, or_on=True), **algorithm)
+        begun = _found(state, np.zeros(0), 0, 0.0)
+    advance = partial(search, objective, bounds, step_key, **algorithm, capacity=chunk)
+
+    def piece(run: OptimizerRun, longest: int) -> OptimizerProgress:
+        began, allowed = time.perf_counter(), max_evaluations - run.evaluations
+        state, losses, done, spent = advance(run.state, len(run.history), longest, allowed)
+        history = np.concatenate([run.history, np.asarray(losses)[: int(done)]])
+        seconds = run.seconds + time.perf_counter() - began
+        run = _found(state, history, run.evaluations + int(spent), seconds)
+        if not run.stopped and done < longest:
+            run = run._replace(stopped="max_evaluations")
+        return OptimizerProgress("optimize", run.evaluations, max_evaluations, run)
+
+    return _driven(begun, piece, on_chunk, chunk)
+
+
+def feasible_starts(
+    objective: Callable, design: Float[np.ndarray, "n dim"], num_starts: int
+) -> Float[np.ndarray, "starts dim"]:
+    """Take the first points of a design at which the objective does not fail.
+
+    Parameters
+    ----------
+    objective
+        As in `run_optimizer`.
+    design
+        More points than there shall be starts, so that some may fail, (n, dim).
+    num_starts
+        Number of points wanted.
+
+    Returns
+    -------
+    Points with a finite loss and gradient, in the design's order: `num_starts` of them, or all there are.
+
+    Raises
+    ------
+    ValueError
+        If the objective fails at every point.
+    """
+    feasible = np.asarray(is_feasible(objective, jnp.asarray(design, float)))
+    if not feasible.any():
+        raise ValueError(
+            f"the loss is not finite at any of the {len(design)} points of the design: check the model at "
+            "one of them, narrow the bounds, or ask for a larger design"
+        )
+    return design[feasible][:num_starts]
+
+
+def _driven(run, piece: Callable, on_chunk: Callable | None, chunk: int):
+    """Repeat pieces until the run has stopped."""
+    longest = 1
+    try:
+        while not run.stopped:
+            began = time.perf_counter()
+            progress = piece(run, longest)
+            run, seconds = progress.run, time.perf_counter() - began
+            reason = on_chunk(progress) if on_chunk is not None else None
+            if reason and not run.stopped:
+                run = run._replace(stopped=reason)
+            if seconds < SHORT_PIECE:
+                longest = min(2 * longest, chunk)
+            elif seconds > LONG_PIECE:
+                longest = max(longest // 2, 1)
+    except KeyboardInterrupt:
+        return run._replace(stopped="interrupted")
+    return run
+
+
+def _inside(points, lower, upper, *, or_on: bool = False) -> Float[Array, "n dim"]:
+    """Check that starting points lie inside the walls, or on them where that will do."""
+    points = np.asarray(points, float)
+    lower, upper = np.asarray(lower), np.asarray(upper)
+    fits = (lower <= points) & (points <= upper) if or_on else (lower < points) & (points < upper)
+    if not fits.all():
+        row, column = np.argwhere(~fits)[0]
+        raise ValueError(
+            f"start {row} has {points[row, column]} in entry {column}, which must lie "
+            f"{'in' if or_on else 'strictly inside'} [{lower[column]}, {upper[column]}]"
+        )
+    return jnp.asarray(points)
+
+
+def _begun(state: SamplerState) -> SamplerRun:
+    """Make a run of no draws, after a check that every chain can move."""
+    fails = np.flatnonzero(~np.isfinite(log_density(state.log_prior, state.log_likelihood)))
+    if fails.size:
+        raise ValueError(
+            f"chains {fails.tolist()} start where the density is zero or not finite: start them where the "
+            "prior is positive and the model can be simulated"
+        )
+    chains, dim = state.position.shape
+    return SamplerRun(
+        position=np.zeros((chains, 0, dim)),
+        log_prior=np.zeros((chains, 0)),
+        log_likelihood=np.zeros((chains, 0)),
+        info={},
+        state=state,
+        diagnostics=(),
+        iterations=0,
+        num_steps=0,
+        seconds_warmup=0.0,
+        seconds_draws=0.0,
+        stopped="",
+    )
+
+
+def _store(run: SamplerRun, shapes: PyTree, num_draws: int) -> PyTree:
+    """Allocate all draws, with the run's own in front; a `SamplerRun` has views of what is written."""
+
+    def allocate(shape):
+        return np.empty((shape.shape[1], num_draws, *shape.shape[2:]), shape.dtype)
+
+    store = jax.tree.map(allocate, shapes)
+    drawn = run.position.shape[1]
+    if drawn:
+        earlier = {name: getattr(run, name) for name in store}
+        jax.tree.map(lambda whole, part: _write(whole, part, drawn), store, earlier)
+    return store
+
+
+def _write(whole: np.ndarray, part: np.ndarray, end: int) -> None:
+    whole[:, end - part.shape[1] : end] = part
+
+
+def _first(store: PyTree, num_draws: int) -> PyTree:
+    return jax.tree.map(lambda whole: whole[:, :num_draws], store)
+
+
+def _judged(run: SamplerRun, growth: float) -> SamplerRun:
+    """Judge convergence, if there are `growth` times as many draws as when it was judged last."""
+    draws = run.position.shape[1]
+    judged = run.diagnostics[-1].num_draws if run.diagnostics else -1
+    if draws == judged or draws < growth * judged:
+        return run
+    return run._replace(diagnostics=(*run.diagnostics, diagnose(run.position)))
+
+
+def _found(state: PyTree, history: np.ndarray, evaluations: int, seconds: float) -> OptimizerRun:
+    finished = np.asarray(state.finished)
+    return OptimizerRun(
+        position=np.asarray(state.best_position),
+        loss=np.asarray(state.best_loss),
+        converged=np.asarray(state.converged),
+        finished=finished,
+        history=history,
+        state=state,
+        evaluations=evaluations,
+        seconds=seconds,
+        stopped="finished" if finished.all() else "",
+    )

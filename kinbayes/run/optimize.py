@@ -1,0 +1,118 @@
+"""Finding the mode of a posterior: designs, the run, and its result."""
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, Float
+
+from kinbayes.optimizers import OPTIMIZERS
+from kinbayes.optimizers.base import Bounds, Evaluation
+from kinbayes.problem.parameters import natural
+from kinbayes.problem.problem import Problem
+from kinbayes.results import store
+from kinbayes.results.store import InferenceData
+from kinbayes.run import record
+from kinbayes.run.driver import feasible_starts, run_optimizer
+from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.sample import checked_settings
+
+DESIGN_FACTOR = 10  # points drawn a start wanted, so that starts that fail can be replaced
+
+
+def optimize(
+    problem: Problem,
+    optimizer: str = "multistart",
+    *,
+    starts: int = 20,
+    max_evaluations: int = 20_000,
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    progress: bool = True,
+) -> InferenceData:
+    """Find the mode of a posterior: the vector u of highest density with respect to du.
+
+    Parameters
+    ----------
+    problem
+        The problem; its posterior may be improper.
+    optimizer
+        A name in `OPTIMIZERS`: `multistart`.
+    starts
+        Number of starts, drawn from the prior (uniformly within the bounds where there is none). Those that cannot be
+        simulated are replaced.
+    max_evaluations
+        Simulations of the whole problem that may be spent.
+    seed
+        Seeds everything that is random.
+    settings
+        Settings of the optimizer, by name; see its docstring.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    InferenceData
+        Groups `map_estimate` (one entry a start, best first), `optimization_history`, `observed_data`,
+        `constant_data`; attributes hold how it was made.
+
+    Raises
+    ------
+    ValueError
+        If a name or a setting is unknown, or no start can be simulated.
+    """
+    began = time.perf_counter()
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {optimizer!r}; choose from {sorted(OPTIMIZERS)}")
+    if starts < 1 or max_evaluations < 1:
+        raise ValueError(f"starts is {starts} and max_evaluations {max_evaluations}; both must be at least 1")
+    factory = OPTIMIZERS[optimizer]
+    pairs = checked_settings(optimizer, factory, settings or {}, fixed=("bounds",))
+    store.check_names(problem.parameter_names, [o.name for o in problem.observables])
+    loss = Partial(_loss, problem.batched.value_and_grad)
+    design = problem.draw_starts(np.random.default_rng(seed), DESIGN_FACTOR * starts)
+    first = feasible_starts(loss, design, starts)
+    with ProgressDisplay() if progress else nullcontext() as display:
+        run = run_optimizer(
+            loss,
+            factory,
+            pairs,
+            bounds=Bounds(problem.lower, problem.upper),
+            initial=first,
+            max_evaluations=max_evaluations,
+            seed=seed,
+            on_chunk=display and display.update,
+        )
+    order = np.argsort(run.loss, kind="stable")
+    found = problem.evaluate(run.position[order])
+    attrs = record.attributes(
+        problem,
+        algorithm=optimizer,
+        settings=dict(pairs),
+        seed=seed,
+        wall_time=time.perf_counter() - began,
+        simulations=(run.evaluations + len(design)) * problem.num_lanes,
+    )
+    attrs |= {
+        "initial": "draws of the prior",
+        "stopped": run.stopped,
+        "converged": bool(run.converged[order[0]]),
+    }
+    return store.map_data(
+        record.parameter_table(problem),
+        record.measurement_table(problem),
+        estimates=natural(run.position[order], problem.scale),
+        log_density=found.log_likelihood + found.log_prior,
+        log_likelihood=found.log_likelihood,
+        log_prior=found.log_prior,
+        converged=run.converged[order],
+        history={"log_density": -run.history},
+        attrs=attrs,
+    )
+
+
+def _loss(value_and_grad: Partial, U: Float[Array, "n dim"]) -> Evaluation:
+    log_prior, log_likelihood, prior_grad, likelihood_grad = value_and_grad(U)
+    return Evaluation(-(log_prior + log_likelihood), -(prior_grad + likelihood_grad))

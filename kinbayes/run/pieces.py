@@ -1,0 +1,169 @@
+"""The compiled programs behind the driver: starting an algorithm, and a piece of its run.
+
+They are compiled once for each algorithm, its settings, and the structure of the problem: data, bounds and
+lengths are arguments.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from kinbayes.optimizers.base import Bounds, OptimizerFactory, OptimizerState
+from kinbayes.samplers.base import SamplerFactory, SamplerState, Target
+
+Settings = tuple[tuple[str, object], ...]
+
+
+@partial(jax.jit, static_argnames=("factory", "settings", "num_warmup"))
+def start_sampler(
+    target: Target,
+    key: Key[Array, ""],
+    U: Float[Array, "chains dim"],
+    *,
+    factory: SamplerFactory,
+    settings: Settings,
+    num_warmup: int,
+) -> SamplerState:
+    """Make a sampler's first state."""
+    return factory(target, num_warmup=num_warmup, **dict(settings)).init(key, U)
+
+
+@partial(jax.jit, static_argnames=("factory", "settings", "num_warmup", "capacity"))
+def sample(
+    target: Target,
+    key: Key[Array, ""],
+    state: SamplerState,
+    start: Int[Array, ""],
+    length: Int[Array, ""],
+    *,
+    factory: SamplerFactory,
+    settings: Settings,
+    num_warmup: int,
+    capacity: int,
+) -> tuple[SamplerState, dict[str, PyTree]]:
+    """Take steps, each followed by tuning while warmup lasts.
+
+    Parameters
+    ----------
+    target
+        The posterior.
+    key
+        The run's random key; each step folds its index into it.
+    state
+        The sampler's state.
+    start
+        Index of the first step, warmup included.
+    length
+        Number of steps, at most `capacity`.
+    factory, settings, num_warmup
+        The sampler, its settings, and the number of steps that tune it.
+    capacity
+        Number of rows to make room for.
+
+    Returns
+    -------
+    The new state, and the draws by name, (capacity, chains, ...) each, of which the first `length` rows are
+    filled.
+    """
+    sampler = factory(target, num_warmup=num_warmup, **dict(settings))
+
+    def step(i, state):
+        state, info = sampler.step(jax.random.fold_in(key, i), state)
+        # One compiled program for both phases takes half the time to compile.
+        state = jax.lax.cond(i < num_warmup, sampler.tune, lambda state, info: state, state, info)
+        draw = {
+            "position": state.position,
+            "log_prior": state.log_prior,
+            "log_likelihood": state.log_likelihood,
+            "info": info._asdict(),
+        }
+        return state, draw
+
+    def body(i, carry):
+        state, draws = carry
+        state, draw = step(start + i, state)
+        return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), draws, draw)
+
+    shapes = jax.eval_shape(step, start, state)[1]
+    empty = jax.tree.map(lambda row: jnp.zeros((capacity, *row.shape), row.dtype), shapes)
+    return jax.lax.fori_loop(0, length, body, (state, empty))
+
+
+@partial(jax.jit, static_argnames=("factory", "settings"))
+def start_optimizer(
+    bounds: Bounds,
+    key: Key[Array, ""],
+    U: Float[Array, "n dim"],
+    *,
+    factory: OptimizerFactory,
+    settings: Settings,
+) -> OptimizerState:
+    """Make an optimizer's first state."""
+    return factory(bounds, **dict(settings)).init(key, U)
+
+
+@partial(jax.jit, static_argnames=("factory", "settings", "capacity"))
+def search(
+    objective: Callable,
+    bounds: Bounds,
+    key: Key[Array, ""],
+    state: OptimizerState,
+    start: Int[Array, ""],
+    length: Int[Array, ""],
+    allowed: Int[Array, ""],
+    *,
+    factory: OptimizerFactory,
+    settings: Settings,
+    capacity: int,
+) -> tuple[OptimizerState, Float[Array, " capacity"], Int[Array, ""], Int[Array, ""]]:
+    """Ask, evaluate and tell, until every start has finished.
+
+    Parameters
+    ----------
+    objective
+        Candidates (n, dim) -> `Evaluation`.
+    bounds
+        Walls of the search.
+    key
+        The run's random key; each iteration folds its index into it.
+    state
+        The optimizer's state.
+    start
+        Index of the first iteration.
+    length, allowed
+        Largest numbers of iterations, at most `capacity`, and of evaluations.
+    factory, settings
+        The optimizer and its settings.
+    capacity
+        Number of losses to make room for.
+
+    Returns
+    -------
+    The new state, the lowest loss after each iteration (capacity,), and the numbers of iterations and
+    evaluations done.
+    """
+    optimizer = factory(bounds, **dict(settings))
+    num_candidates = jax.eval_shape(optimizer.ask, key, state).shape[0]
+
+    def goes_on(carry):
+        i, state, _ = carry
+        return (i < length) & ((i + 1) * num_candidates <= allowed) & ~state.finished.all()
+
+    def body(carry):
+        i, state, losses = carry
+        candidates = optimizer.ask(jax.random.fold_in(key, start + i), state)
+        state = optimizer.tell(state, candidates, objective(candidates))
+        return i + 1, state, losses.at[i].set(state.best_loss.min())
+
+    done, state, losses = jax.lax.while_loop(goes_on, body, (jnp.array(0), state, jnp.zeros(capacity)))
+    return state, losses, done, done * num_candidates
+
+
+@jax.jit
+def is_feasible(objective: Callable, U: Float[Array, "n dim"]) -> Bool[Array, " n"]:
+    """Tell at which points the objective has a finite loss, and a finite gradient if it has one."""
+    loss, gradient, _ = objective(U)
+    return jnp.isfinite(loss) if gradient is None else jnp.isfinite(loss) & jnp.isfinite(gradient).all(axis=1)

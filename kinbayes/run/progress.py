@@ -1,0 +1,80 @@
+"""Progress of a run on the terminal: a bar for every phase, or a few lines where there is no terminal."""
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from kinbayes.run.driver import OptimizerProgress, SamplerProgress
+
+LINES_PER_PHASE = 4
+
+
+class ProgressDisplay:
+    """Show a run while it goes on: a context manager around it, whose `update` is the driver's `on_chunk`.
+
+    Parameters
+    ----------
+    console
+        Where to write; the standard error by default, so that what a command prints stays clean.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = Console(stderr=True) if console is None else console
+        columns = (
+            TextColumn("{task.description:>8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[summary]}"),
+        )
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, int] = {}
+
+    def __enter__(self) -> "ProgressDisplay":
+        """Begin to draw."""
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop drawing and leave the bars as they are."""
+        self._bars.stop()
+
+    def update(self, progress: SamplerProgress | OptimizerProgress) -> None:
+        """Show where a phase stands."""
+        phase, text = progress.phase, summary(progress)
+        if self._console.is_terminal:
+            if phase not in self._tasks:
+                self._tasks[phase] = self._bars.add_task(phase, total=progress.total, summary=text)
+            self._bars.update(self._tasks[phase], completed=progress.done, summary=text)
+            return
+        lines = progress.done * LINES_PER_PHASE // max(progress.total, 1)
+        if lines > self._lines.get(phase, 0) or progress.run.stopped:
+            self._lines[phase] = lines
+            line = f"{phase} {progress.done}/{progress.total}: {text}"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def summary(progress: SamplerProgress | OptimizerProgress) -> str:
+    """Describe a piece of a run in a few words.
+
+    Parameters
+    ----------
+    progress
+        What the driver reports.
+
+    Returns
+    -------
+    Acceptance, divergences and convergence of a sampler; loss and finished starts of an optimizer.
+    """
+    run = progress.run
+    if isinstance(progress, OptimizerProgress):
+        return f"loss {run.loss.min():.6g}, {run.finished.sum()} of {len(run.loss)} starts finished"
+    words = [f"acceptance {progress.info['acceptance_rate'].mean():.2f}"]
+    info = run.info if progress.phase == "draws" else progress.info
+    if "diverging" in info:
+        words.append(f"{np.sum(info['diverging'])} diverging")
+    if run.diagnostics:
+        _, rhat, bulk, tail = run.diagnostics[-1]
+        words.append(f"R-hat {rhat:.3f}, ESS {bulk:.0f} bulk, {tail:.0f} tail")
+    return ", ".join(words)

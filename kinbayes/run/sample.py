@@ -1,0 +1,285 @@
+"""Sampling a posterior: starts, the run, and its result."""
+
+import inspect
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Float
+
+from kinbayes.ode.status import Status
+from kinbayes.problem.parameters import Box, ParameterError, constrain, natural, scaled, unconstrain
+from kinbayes.problem.problem import Problem
+from kinbayes.results import store
+from kinbayes.results.store import InferenceData
+from kinbayes.results.summary import converged
+from kinbayes.run import record
+from kinbayes.run.driver import SamplerRun, run_sampler
+from kinbayes.run.progress import ProgressDisplay
+from kinbayes.samplers import SAMPLERS
+from kinbayes.samplers.base import Target
+
+MOST_TRIES = 1000  # prior draws a chain, before a start is given up
+NEAR_MODE = 0.1  # of the way from the mode back to a prior draw
+
+
+class StartError(RuntimeError):
+    """No start at which the posterior has a density."""
+
+
+def sample(
+    problem: Problem,
+    sampler: str = "nuts",
+    *,
+    draws: int = 1000,
+    warmup: int = 1000,
+    chains: int = 4,
+    seed: int = 0,
+    initial: str | InferenceData | Float[np.ndarray, "chains dim"] = "prior",
+    settings: Mapping[str, object] | None = None,
+    progress: bool = True,
+) -> InferenceData:
+    """Sample the posterior of a problem.
+
+    Parameters
+    ----------
+    problem
+        The problem; its posterior must be proper.
+    sampler
+        A name in `SAMPLERS`: `nuts` or `random_walk`.
+    draws, warmup
+        Kept and discarded iterations of every chain; tuning ends with the warmup.
+    chains
+        Number of independent chains.
+    seed
+        Seeds everything that is random.
+    initial
+        Where chains start: `prior` (draws of the prior), `nominal`, the result of `optimize` (prior draws, pulled
+        nine tenths of the way to the best mode), or scaled vectors (chains, dim).
+    settings
+        Settings of the sampler, by name; see its docstring.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    InferenceData
+        Groups `posterior` (natural units), `sample_stats`, `log_likelihood`, `posterior_predictive`, `prior`,
+        `prior_predictive`, `observed_data`, `constant_data`. Attributes hold how it was made, and `converged` with
+        `not_converged_because`.
+
+    Raises
+    ------
+    ParameterError
+        If the posterior is improper.
+    StartError
+        If no start has a density.
+    ValueError
+        If a name or a setting is unknown.
+    """
+    began = time.perf_counter()
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose from {sorted(SAMPLERS)}")
+    factory = SAMPLERS[sampler]
+    pairs = checked_settings(sampler, factory, settings or {}, fixed=("target", "num_warmup"))
+    improper = [p.name for p in problem.estimated if not p.is_proper]
+    if improper:
+        raise ParameterError(
+            f"the prior of {improper} is improper (no prior, and open bounds), so the posterior may be too; "
+            "give them a prior or finite bounds to sample, or optimize instead"
+        )
+    for name, value, least in (("draws", draws, 1), ("warmup", warmup, 0), ("chains", chains, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+    store.check_names(problem.parameter_names, [o.name for o in problem.observables])
+    rng = np.random.default_rng(seed)
+    start, said = starts(problem, initial, chains, rng)
+    with ProgressDisplay() if progress else nullcontext() as display:
+        run = run_sampler(
+            target(problem),
+            factory,
+            pairs,
+            initial=start,
+            num_warmup=warmup,
+            num_draws=draws,
+            seed=seed,
+            on_chunk=display and display.update,
+        )
+    idata = _result(problem, run, rng)
+    is_converged, reasons = converged(idata)
+    if run.stopped != "completed":
+        is_converged, reasons = False, [f"the run was {run.stopped}.", *reasons]
+    attrs = record.attributes(
+        problem,
+        algorithm=sampler,
+        settings=dict(pairs),
+        seed=seed,
+        wall_time=time.perf_counter() - began,
+        simulations=run.num_steps * problem.num_lanes,
+    )
+    attrs |= said | {
+        "warmup": warmup,
+        "seconds_warmup": run.seconds_warmup,
+        "seconds_draws": run.seconds_draws,
+        "stopped": run.stopped,
+        "converged": is_converged,
+        "not_converged_because": reasons,
+    }
+    idata.attrs.update(store.encode(attrs))
+    return idata
+
+
+def checked_settings(
+    name: str, factory: object, settings: Mapping[str, object], fixed: tuple[str, ...]
+) -> tuple[tuple[str, object], ...]:
+    """Return all settings of a factory as pairs, its defaults where none were given.
+
+    Raises
+    ------
+    ValueError
+        If a setting is unknown.
+    """
+    defaults = {p.name: p.default for p in inspect.signature(factory).parameters.values() if p.name not in fixed}
+    unknown = sorted(set(settings) - set(defaults))
+    if unknown:
+        raise ValueError(f"unknown settings {unknown} of {name!r}; choose from {list(defaults)}")
+    return tuple({**defaults, **settings}.items())
+
+
+def target(problem: Problem) -> Target:
+    """Return all that a sampler may know of a problem."""
+    box = Box(problem.lower, problem.upper)
+    batched = problem.batched
+    return Target(
+        batched.log_prior,
+        batched.log_likelihood,
+        batched.value_and_grad,
+        problem.lower,
+        problem.upper,
+        Partial(constrain, box),
+        Partial(unconstrain, box),
+    )
+
+
+def starts(
+    problem: Problem, initial: str | InferenceData | np.ndarray, chains: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "chains dim"], dict[str, object]]:
+    """Return one start a chain, all with a finite density, and what the result is to say of them.
+
+    Raises
+    ------
+    StartError
+        If a given start has no density, or none was found.
+    ValueError
+        If `initial` is not understood.
+    """
+    if isinstance(initial, str) and initial == "prior":
+        return _drawn(problem, chains, rng, mode=None, said="draws of the prior")
+    if isinstance(initial, InferenceData):
+        mode = best_estimate(problem, initial)
+        return _drawn(
+            problem,
+            chains,
+            rng,
+            mode=mode,
+            said="draws of the prior pulled nine tenths of the way to the best mode; R-hat is blind to modes that no "
+            "start has seen",
+        )
+    if isinstance(initial, str) and initial == "nominal":
+        given, said = np.tile(np.asarray(problem.nominal), (chains, 1)), "the nominal point, every chain"
+    elif isinstance(initial, str):
+        raise ValueError(f"unknown initial {initial!r}; choose 'prior', 'nominal', a result of optimize, or an array")
+    else:
+        given, said = np.asarray(initial, dtype=float), "given"
+    if given.shape != (chains, problem.dim):
+        raise ValueError(f"initial has shape {given.shape}; {chains} chains need {(chains, problem.dim)}")
+    given = _inside(problem, given)
+    found = problem.evaluate(given)
+    for k in np.flatnonzero(~np.isfinite(found.log_likelihood + found.log_prior)):
+        why = Status(int(found.status[k])).advice if found.status[k] else "it lies outside the prior's support"
+        raise StartError(f"the start of chain {k} has no density: {why}")
+    return given, {"initial": said}
+
+
+def best_estimate(problem: Problem, idata: InferenceData) -> Float[np.ndarray, " dim"]:
+    """Return the scaled vector of the best start of an optimizer's result.
+
+    Raises
+    ------
+    ValueError
+        If the result has no estimates, or of other parameters.
+    """
+    if "map_estimate" not in idata.groups():
+        raise ValueError("this result has no group map_estimate; give the result of kinbayes.optimize")
+    estimates = idata.map_estimate
+    missing = sorted(set(problem.parameter_names) - set(estimates.data_vars))
+    if missing:
+        raise ValueError(f"the result has no estimates of {missing}; it is of another problem")
+    best = estimates.isel(start=int(np.argmax(estimates["log_density"].values)))
+    return scaled(np.array([float(best[n]) for n in problem.parameter_names]), problem.scale)
+
+
+def _drawn(
+    problem: Problem, chains: int, rng: np.random.Generator, *, mode: np.ndarray | None, said: str
+) -> tuple[np.ndarray, dict[str, object]]:
+    kept: list[np.ndarray] = []
+    failures: Counter[str] = Counter()
+    tried = 0
+    while len(kept) < chains and tried < MOST_TRIES * chains:
+        points = problem.draw_prior(rng, chains)
+        points = _inside(problem, points if mode is None else mode + NEAR_MODE * (points - mode))
+        found = problem.evaluate(points)
+        is_good = np.isfinite(found.log_likelihood + found.log_prior)
+        kept.extend(points[is_good])
+        failures.update(Status(int(s)).name.lower() for s in found.status[~is_good])
+        tried += chains
+    if len(kept) < chains:
+        raise StartError(
+            f"only {len(kept)} of {tried} prior draws could be simulated ({dict(failures)}); check the model at the "
+            "nominal point, narrow the priors, or give starts in initial="
+        )
+    return np.stack(kept[:chains]), {
+        "initial": said,
+        "starts_redrawn": sum(failures.values()),
+        "starts_failed_by_reason": dict(failures),
+    }
+
+
+def _inside(problem: Problem, points: np.ndarray) -> np.ndarray:
+    """Move points that lie on a wall off it, where unconstrained space has no end."""
+    lower, upper = np.asarray(problem.lower), np.asarray(problem.upper)
+    width = np.where(np.isfinite(upper - lower), upper - lower, 1.0)
+    return np.clip(points, lower + 1e-6 * width, upper - 1e-6 * width)
+
+
+def _result(problem: Problem, run: SamplerRun, rng: np.random.Generator) -> InferenceData:
+    chains, draws, dim = run.position.shape
+    log_density, replicated = _replicated(problem, run.position.reshape(-1, dim), rng)
+    prior = problem.draw_prior(rng, chains * draws)
+    _, prior_replicated = _replicated(problem, prior, rng)
+    stats = {"lp": run.log_prior + run.log_likelihood, "log_prior": run.log_prior, **run.info}
+    return store.posterior_data(
+        record.parameter_table(problem),
+        record.measurement_table(problem),
+        draws=natural(run.position, problem.scale),
+        sample_stats=stats,
+        log_likelihood=log_density.reshape(chains, draws, -1),
+        posterior_predictive=replicated.reshape(chains, draws, -1),
+        prior=natural(prior, problem.scale),
+        prior_predictive=prior_replicated,
+        attrs={},
+    )
+
+
+def _replicated(
+    problem: Problem, points: Float[np.ndarray, "n dim"], rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "n measurements"], Float[np.ndarray, "n measurements"]]:
+    """Return the log density of every measurement, and replicated measurements; NaN where a simulation failed."""
+    rows = problem.batched.rows(jnp.asarray(points))
+    is_failed = np.any(np.asarray(rows.status) != Status.OK, axis=-1)[:, None]
+    simulated = np.where(is_failed, np.nan, np.asarray(rows.simulated))
+    return np.asarray(rows.log_density), problem.draw_measurements(rng, simulated, np.asarray(rows.noise))

@@ -1,0 +1,131 @@
+"""Benchmark problems against AMICI: log likelihoods and gradients, and trajectories against SciPy."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+from kinbayes.formats.petab_v1 import read_petab
+from kinbayes.model.expressions import evaluate
+from kinbayes.ode.status import Status
+from kinbayes.problem.problem import Problem
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmark collection is not here")
+
+# Bruno's gradient at its optimum is the small rest of large terms that cancel.
+TOLERANCES = {"Bruno_JExpBot2016": (1e-10, 1e-13)}
+TIGHT = (1e-8, 1e-12)
+QUICK = ("Boehm_JProteomeRes2014", "Bruno_JExpBot2016")
+SLOW = ("Elowitz_Nature2000", "Sneyd_PNAS2002", "Crauste_CellSystems2017", "Fiedler_BMCSystBiol2016")
+# Points at which AMICI failed: the number of them that can be simulated.
+SIMULATED_WHERE_AMICI_FAILED = {"Elowitz_Nature2000": 1, "Crauste_CellSystems2017": 2}
+
+
+class Reference(NamedTuple):
+    """A problem, and AMICI's values in the order of its parameters."""
+
+    name: str
+    problem: Problem
+    nominal: np.ndarray
+    log_likelihood: float
+    gradient: np.ndarray
+    points: np.ndarray
+    log_likelihoods: np.ndarray  # NaN where AMICI failed
+
+
+def read(name):
+    rtol, atol = TOLERANCES.get(name, TIGHT)
+    return read_petab(DATA / "petab" / "benchmark" / name / f"{name}.yaml", rtol=rtol, atol=atol)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
+)
+def reference(request):
+    stored = json.loads((DATA / "reference" / "amici.json").read_text())["problems"][request.param]
+    problem = read(request.param)
+    assert sorted(stored["ids"]) == sorted(problem.parameter_names)
+    order = [stored["ids"].index(name) for name in problem.parameter_names]
+    assert [stored["scale"][k] for k in order] == list(problem.scale)
+    assert stored["fixed"] == {p.name: p.nominal for p in problem.parameters if not p.estimate}
+    return Reference(
+        request.param,
+        problem,
+        np.array(stored["nominal"])[order],
+        stored["llh_nominal"],
+        np.array(stored["gradient_nominal"])[order],
+        np.array(stored["points"])[:, order],
+        np.array(stored["llh_points"], dtype=float),
+    )
+
+
+def test_the_nominal_point_is_the_tables(reference):
+    np.testing.assert_allclose(reference.problem.nominal, reference.nominal, atol=1e-9)
+
+
+def test_the_log_likelihood_and_its_gradient_are_amicis(reference, record_property):
+    _, values, _, gradients = reference.problem.batched.value_and_grad(reference.nominal[None])
+    error = abs(float(values[0]) - reference.log_likelihood)
+    largest = np.max(np.abs(reference.gradient))
+    gradient_error = np.max(np.abs(np.asarray(gradients[0]) - reference.gradient)) / largest
+    record_property("log_likelihood_error", error)
+    record_property("gradient_error", gradient_error)
+    assert error < 1e-3
+    assert gradient_error < 1e-3
+    assert largest > 1e-4  # so that a gradient of zero would have been noticed
+
+
+def test_random_points_are_amicis(reference, record_property):
+    found = reference.problem.evaluate(reference.points)
+    is_known = np.isfinite(reference.log_likelihoods)
+    np.testing.assert_array_equal(found.status[is_known], Status.OK)
+    known, ours = reference.log_likelihoods[is_known], found.log_likelihood[is_known]
+    record_property("relative_error", float(np.max(np.abs(ours / known - 1))))
+    np.testing.assert_allclose(ours, known, rtol=1e-4)
+    # Where AMICI failed, a simulation either succeeds or says how it failed.
+    status, values = found.status[~is_known], found.log_likelihood[~is_known]
+    np.testing.assert_array_equal(np.isfinite(values), status == Status.OK)
+    record_property("statuses_where_amici_failed", [Status(int(s)).name for s in status])
+    assert np.sum(status == Status.OK) == SIMULATED_WHERE_AMICI_FAILED.get(reference.name, 0)
+
+
+def test_perelson_has_its_published_log_likelihood():
+    problem = read("Perelson_Science1996")
+    assert float(problem.log_likelihood(problem.nominal)) == pytest.approx(-432.039, abs=1e-3)
+
+
+def test_trajectories_are_scipys(reference):
+    problem, u = reference.problem, reference.nominal
+    model, values = problem.model, problem.to_natural(reference.nominal)
+    values.update({p.name: p.nominal for p in problem.parameters if not p.estimate})
+    found = np.asarray(problem.batched.states(u[None])[0])
+    measured = [e for e in problem.experiments if any(m.experiment == e.name for m in problem.measurements)]
+    for experiment, ours in zip(measured, found, strict=True):
+        given = {name: values[name] for name in values if name in model.initial}
+        given |= {name: values.get(value, value) for name, value in experiment.values.items()}
+        given = {name: float(value) for name, value in given.items()}
+        start = dict(zip(model.initial, evaluate(list(model.initial_values(given).values()), given), strict=True))
+        constants = {name: start[name] for name in model.parameters}
+        slopes = list(model.derivatives.values())
+
+        def rhs(t, y, constants=constants, slopes=slopes):
+            return evaluate(slopes, {**constants, **dict(zip(model.states, y, strict=True)), "time": t})
+
+        times = sorted({m.time for m in problem.measurements if m.experiment == experiment.name})
+        theirs = solve_ivp(
+            rhs,
+            (0, times[-1]),
+            [start[name] for name in model.states],
+            method="Radau",
+            t_eval=times,
+            rtol=1e-9,
+            atol=1e-11,
+        )
+        assert theirs.success
+        size = np.max(np.abs(theirs.y))
+        np.testing.assert_allclose(ours[: len(times)], theirs.y.T, rtol=1e-5, atol=1e-7 * size)

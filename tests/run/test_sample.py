@@ -1,0 +1,178 @@
+"""Sampling from files to results, against a posterior that is known in closed form."""
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import kinbayes as kb
+from kinbayes.problem.parameters import ParameterError
+from kinbayes.results.store import attributes
+from kinbayes.run.sample import StartError, starts
+
+RATE_FORWARD, RATE_BACKWARD, SIGMA = 0.3, 0.1, 0.5
+PRIOR_MEAN, PRIOR_SD = np.array([8.0, 3.0]), 4.0
+NAMES = ("A_0", "B_0")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return kb.read_petab(kb.example("conversion_reaction"))
+
+
+@pytest.fixture(scope="module")
+def exact(problem):
+    """The closed-form posterior of `models/conversion_reaction`: mean and covariance of (A_0, B_0)."""
+    total = RATE_FORWARD + RATE_BACKWARD
+    rows, values = [], []
+    for m in problem.measurements:
+        decay = np.exp(-total * m.time)
+        a = np.array([RATE_BACKWARD + RATE_FORWARD * decay, RATE_BACKWARD * (1 - decay)]) / total
+        rows.append(a if m.observable == "A_measured" else 1 - a)
+        values.append(m.value)
+    design = np.array(rows)
+    covariance = np.linalg.inv(np.eye(2) / PRIOR_SD**2 + design.T @ design / SIGMA**2)
+    return covariance @ (PRIOR_MEAN / PRIOR_SD**2 + design.T @ np.array(values) / SIGMA**2), covariance
+
+
+def worst_deviation(idata, mean, covariance):
+    """The largest deviation from a normal posterior, in standard errors from the effective sample size.
+
+    Means, variances and the 5 % and 95 % quantiles of every parameter are compared.
+    """
+    found = []
+    for k, name in enumerate(NAMES):
+        draws, sd = idata.posterior[name].values, np.sqrt(covariance[k, k])
+        squares = (draws - mean[k]) ** 2
+        found.append((draws.mean() - mean[k]) / az.mcse(draws, method="mean"))
+        found.append((squares.mean() - sd**2) / az.mcse(squares, method="mean"))
+        for prob in (0.05, 0.95):
+            quantile = stats.norm(mean[k], sd).ppf(prob)
+            found.append((np.quantile(draws, prob) - quantile) / az.mcse(draws, method="quantile", prob=prob))
+    return np.max(np.abs(found))
+
+
+@pytest.fixture(scope="module")
+def nuts_run(problem):
+    return kb.sample(problem, "nuts", draws=1500, warmup=500, seed=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def walk_run(problem):
+    return kb.sample(problem, "random_walk", draws=10_000, warmup=1000, seed=2, progress=False)
+
+
+@pytest.mark.parametrize("run", ["nuts_run", "walk_run"])
+def test_posterior_agrees_with_the_closed_form(run, exact, request):
+    idata = request.getfixturevalue(run)
+    mean, covariance = exact
+    assert worst_deviation(idata, mean, covariance) < 5
+    assert attributes(idata)["converged"] == 1
+    # Negative controls: a mean a fifth of a standard deviation off, and a spread 15 % too wide.
+    sd = np.sqrt(np.diag(covariance))
+    assert worst_deviation(idata, mean + 0.2 * sd, covariance) > 5
+    assert worst_deviation(idata, mean, 1.15**2 * covariance) > 5
+
+
+def test_posterior_does_not_depend_on_the_scale_of_moving(problem, exact):
+    scales = ("log10", "ln")
+    parameters = [
+        kb.Parameter(name, kb.Normal(m, PRIOR_SD), scale=scale, lower=1e-9, upper=100)
+        for name, m, scale in zip(NAMES, PRIOR_MEAN, scales, strict=True)
+    ]
+    data = pd.DataFrame(
+        [(m.observable, m.time, m.value) for m in problem.measurements],
+        columns=["observableId", "time", "measurement"],
+    )
+    moved = kb.Problem(problem.model, parameters, problem.observables, data)
+    assert moved.scale == scales
+    idata = kb.sample(moved, "nuts", draws=1500, warmup=500, seed=3, progress=False)
+    # Both starts are positive on these scales; the normal posterior has 0.07 % of its mass below B_0 = 0.
+    assert worst_deviation(idata, *exact) < 5
+
+
+def test_same_seed_same_draws(problem):
+    runs = [kb.sample(problem, "random_walk", draws=20, warmup=20, seed=s, progress=False) for s in (5, 5, 6)]
+    first, again, other = (run.posterior["A_0"].values for run in runs)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_short_run_says_that_it_has_not_converged(problem):
+    idata = kb.sample(problem, "random_walk", draws=20, warmup=20, seed=5, progress=False)
+    found = attributes(idata)
+    assert found["converged"] == 0
+    assert any("independent draws" in reason for reason in found["not_converged_because"])
+
+
+def test_result_holds_what_the_store_promises(problem, nuts_run, tmp_path):
+    path = tmp_path / "run.nc"
+    nuts_run.to_netcdf(str(path), engine="h5netcdf")
+    idata = kb.load(path)
+    assert {"posterior", "sample_stats", "log_likelihood", "posterior_predictive"} <= set(idata.groups())
+    assert {"prior", "prior_predictive", "observed_data", "constant_data"} <= set(idata.groups())
+    found = attributes(idata)
+    assert found["problem_hash"] == problem.hash
+    assert found["settings"]["max_tree_depth"] == 10
+    assert found["simulations"] > 4 * 2000
+    assert {"jax", "kinbayes"} <= set(found["versions"])
+
+    u = problem.to_scaled({n: float(idata.posterior[n][0, 0]) for n in NAMES})
+    total = sum(float(idata.log_likelihood[o][0, 0].sum()) for o in ("A_measured", "B_measured"))
+    assert total == pytest.approx(float(problem.log_likelihood(u)), abs=1e-9)
+    assert float(idata.sample_stats["lp"][0, 0]) == pytest.approx(float(problem.log_density(u)), abs=1e-9)
+    assert np.isfinite(az.loo(idata, var_name="A_measured").elpd_loo)
+
+
+def test_posterior_predictive_has_the_measurement_noise(problem, nuts_run, exact):
+    mean, covariance = exact
+    replicated = nuts_run.posterior_predictive["A_measured"].values[..., 0]
+    # A at time 0 is A_0 itself. Of independent draws the variance has relative error sqrt(2/n).
+    expected = covariance[0, 0] + SIGMA**2
+    error = expected * np.sqrt(2 / az.ess(replicated))
+    assert abs(np.var(replicated) - expected) < 5 * error
+    assert abs(covariance[0, 0] - np.var(replicated)) > 5 * error  # negative control: without noise
+    assert np.mean(replicated) == pytest.approx(mean[0], abs=5 * np.sqrt(expected / az.ess(replicated)))
+
+
+def test_starts_are_redrawn_and_said(problem):
+    class Failing:
+        """The problem, failing in the half of its prior where A_0 < 8."""
+
+        def __getattr__(self, name):
+            return getattr(problem, name)
+
+        def evaluate(self, points):
+            found = problem.evaluate(points)
+            fails = points[:, 0] < 8
+            return found._replace(
+                log_likelihood=np.where(fails, -np.inf, found.log_likelihood),
+                status=np.where(fails, 1, found.status),
+            )
+
+    points, said = starts(Failing(), "prior", 4, np.random.default_rng(0))
+    assert (points[:, 0] >= 8).all()
+    assert said["starts_redrawn"] >= 1
+    assert said["starts_failed_by_reason"] == {"max_steps": said["starts_redrawn"]}
+
+
+def test_wrong_requests_are_refused(problem):
+    with pytest.raises(ValueError, match=r"unknown sampler 'gibbs'; choose from .*'nuts'"):
+        kb.sample(problem, "gibbs")
+    with pytest.raises(ValueError, match=r"unknown settings \['depth'\] of 'nuts'; choose from .*max_tree_depth"):
+        kb.sample(problem, "nuts", settings={"depth": 3})
+    with pytest.raises(ValueError, match="chains is 0; it must be at least 1"):
+        kb.sample(problem, chains=0)
+    with pytest.raises(ValueError, match=r"initial has shape \(2, 2\); 4 chains need \(4, 2\)"):
+        kb.sample(problem, initial=np.zeros((2, 2)))
+    with pytest.raises(StartError, match="the start of chain 0 has no density"):
+        kb.sample(problem, initial=np.full((4, 2), np.nan))
+
+
+def test_improper_posterior_is_refused(problem):
+    open_ended = [kb.Parameter("A_0"), kb.Parameter("B_0", kb.Normal(3, 4))]
+    data = pd.DataFrame({"observableId": ["A_measured"], "time": [1.0], "measurement": [7.0]})
+    improper = kb.Problem(problem.model, open_ended, problem.observables, data)
+    with pytest.raises(ParameterError, match=r"the prior of \['A_0'\] is improper .* or optimize instead"):
+        kb.sample(improper)

@@ -1,0 +1,111 @@
+"""The command line, from a model file and a table to a prediction."""
+
+import re
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import kinbayes as kb
+from kinbayes.cli import app
+
+EXAMPLE = kb.example("conversion_reaction")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command in an empty folder; return its exit code and all it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def command(*args):
+        result = CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
+        return result.exit_code, result.output
+
+    return command
+
+
+def written(output):
+    """The path that a command says it wrote."""
+    return re.search(r"wrote (\S+)", output).group(1)
+
+
+def test_a_problem_is_checked(run):
+    code, output = run("check", EXAMPLE)
+    assert code == 0
+    assert "2 parameters, 2 states, 2 observables, 1 experiments, 16 measurements" in output
+    assert "Normal(mean=8, sd=4)" in output
+    assert "the gradient agrees with finite differences" in output
+
+
+def test_from_a_problem_to_a_prediction(run, tmp_path):
+    code, output = run(
+        "sample",
+        EXAMPLE,
+        "--sampler",
+        "random_walk",
+        "--draws",
+        50,
+        "--warmup",
+        200,
+        "--set",
+        "step_size=0.3",
+    )
+    assert code == 0
+    assert "NOT CONVERGED" in output
+    assert written(output) == "run.nc"
+    assert kb.load(tmp_path / "run.nc").posterior.sizes["draw"] == 50
+
+    code, output = run("predict", "run.nc", EXAMPLE, "--times", "0,2,4")
+    assert code == 0
+    assert "A_measured" in output
+    assert kb.load(tmp_path / written(output)).predictions["A_measured"].shape == (1, 200, 3)
+
+
+def test_a_mode_is_found_and_sampled_from(run, tmp_path):
+    code, output = run("optimize", EXAMPLE, "--starts", 3)
+    assert code == 0
+    assert "9.976" in output  # the closed form of the example's README
+    assert written(output) == "map.nc"
+    code, output = run(
+        "sample", EXAMPLE, "--sampler", "random_walk", "--draws", 20, "--warmup", 20, "--initial", "map.nc"
+    )
+    assert code == 0
+    assert (tmp_path / "run.nc").is_file()
+
+
+def test_a_model_is_simulated(run, tmp_path):
+    code, output = run("simulate", EXAMPLE.parent / "model.xml", "--times", "0:10:11", "--set", "k2=0")
+    assert code == 0
+    table = pd.read_csv(tmp_path / written(output))
+    assert table["A"].iloc[-1] == pytest.approx(10 * 2.718281828459045**-3, rel=1e-5)
+
+
+def test_a_starting_problem_is_written_and_can_be_checked(run, tmp_path):
+    (tmp_path / "data.csv").write_text("time,A,B\n0,10,1\n1,7.5,3.3\n5,3.9,7.2\n")
+    code, output = run("init", EXAMPLE.parent / "model.xml", "data.csv", "--folder", "mine")
+    assert code == 0
+    assert "k1" in output
+    code, output = run("check", written(output))
+    assert code == 0
+
+
+def test_an_error_is_one_message_and_writes_nothing(run, tmp_path):
+    code, output = run("sample", "nowhere.yaml")
+    assert code == 1
+    assert "nowhere.yaml" in output
+    assert "Traceback" not in output
+    code, output = run("sample", EXAMPLE, "--sampler", "gibbs")
+    assert code == 1
+    assert "unknown sampler 'gibbs'" in output
+    code, output = run("sample", EXAMPLE, "--out", "nowhere/run.nc")
+    assert code == 1
+    assert "choose another --out" in output
+    for setting, message in (("step_size", "write it as name=value"), ("step_size=big", "is no number")):
+        code, output = run("sample", EXAMPLE, "--set", setting)
+        assert code == 1
+        assert message in output
+    code, output = run("simulate", EXAMPLE.parent / "model.xml", "--times", "0:10")
+    assert code == 1
+    assert "write start:stop:count" in output
+    assert list(tmp_path.iterdir()) == []
