@@ -131,7 +131,7 @@ def _files(path: Path) -> _Files:
     if version.split(".")[0] != "1":
         raise UnsupportedPEtabError(f"{path}: format_version {version} is not supported yet, only 1 is")
     if content.get("extensions"):
-        raise UnsupportedPEtabError(f"{path}: extensions {list(content['extensions'])} are not supported")
+        raise UnsupportedPEtabError(f"{path}: extensions are not supported: {content['extensions']!r}")
     problems = _required(path, content, "problems")
     if not isinstance(problems, list) or not problems:
         raise PEtabError(f"{path}: 'problems' is {problems!r}; it must be a list with one entry")
@@ -149,9 +149,10 @@ def _files(path: Path) -> _Files:
 
 
 def _yaml(path: Path) -> object:
+    text = read_text(path)
     try:
-        return yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, too many brackets
         raise PEtabError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -171,7 +172,7 @@ def _paths(path: Path, content: dict, key: str) -> list[Path]:
     """Return the files under a key; a problem reads nothing outside its own folder."""
     names = _required(path, content, key)
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not names or not all(map(_is_file_name, names)):
         raise PEtabError(f"{path}: {key!r} is {names!r}; it must be a list of file names")
     folder = path.parent.resolve()
     for name in names:
@@ -180,6 +181,10 @@ def _paths(path: Path, content: dict, key: str) -> list[Path]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{path}: {key!r} names {name!r}, but {path.parent} has no such file")
     return [path.parent / name for name in names]
+
+
+def _is_file_name(name: object) -> bool:
+    return isinstance(name, str) and "\0" not in name
 
 
 def _rows(paths: Sequence[Path], required: Sequence[str]) -> list[Row]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from kinbayes.model.expressions import Expr, postorder
 
@@ -85,7 +85,7 @@ def to_jax(roots: Sequence[Expr], names: Sequence[str]) -> Callable[..., list[Ar
     code = program(roots)
     position = {name: k for k, name in enumerate(names)}
 
-    def compiled(*values: Array) -> list[Array]:
+    def compiled(*values: ArrayLike) -> list[Array]:
         registers: list = []
         for op, args, value in code.instructions:
             if op == "const":

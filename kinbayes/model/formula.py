@@ -225,12 +225,13 @@ def _call(node: libsbml.ASTNode, args: list[Expr], functions: Functions) -> Expr
 def _settings() -> libsbml.L3ParserSettings:
     settings = libsbml.L3ParserSettings()
     settings.setParseLog(libsbml.L3P_PARSE_LOG_AS_LN)
+    settings.setParseUnits(libsbml.L3P_NO_UNITS)  # else "2 x" is the number 2 with the unit x
     settings.setParseAvogadroCsymbol(libsbml.L3P_AVOGADRO_IS_NAME)
     settings.setComparisonCaseSensitivity(libsbml.L3P_COMPARE_BUILTINS_CASE_SENSITIVE)
     return settings
 
 
-def parse(text: str | float) -> Expr:
+def parse(text: str | int | float) -> Expr:
     """Return the expression of formula text in PEtab's syntax: `log` is the natural logarithm, `^` the power.
 
     Raises
@@ -239,6 +240,8 @@ def parse(text: str | float) -> Expr:
         If the text is not a formula.
     """
     text = str(text)
+    if not text.isascii():  # libsbml would skip such characters
+        raise FormulaError(f"cannot read the formula {text!r}: it has characters other than ASCII")
     tree = libsbml.parseL3FormulaWithSettings(text, _settings())
     if tree is None:
         reason = " ".join(libsbml.getLastParseL3Error().split()) or "it is empty"

@@ -7,7 +7,7 @@ import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from kinbayes.model.codegen import to_jax
 from kinbayes.model.expressions import ZERO, derivatives, jacobian
@@ -26,7 +26,7 @@ class _StageInterpolation(diffrax.AbstractLocalInterpolation):
     y1: Array
     stages: Array
 
-    def evaluate(self, t0: Array, t1: Array | None = None, left: bool = True) -> Array:
+    def evaluate(self, t0: ArrayLike, t1: ArrayLike | None = None, left: bool = True) -> Array:
         """Return the state at `t0`, or its change from `t0` to `t1`."""
         if t1 is not None:
             return self.evaluate(t1) - self.evaluate(t0)
@@ -55,22 +55,22 @@ class Rodas5P(diffrax.AbstractAdaptiveSolver):
         """Return the order of the method."""
         return 5
 
-    def init(self, terms: diffrax.AbstractTerm, t0: Array, t1: Array, y0: Array, args: Array) -> None:
+    def init(self, terms: diffrax.AbstractTerm, t0: ArrayLike, t1: ArrayLike, y0: Array, args: Array) -> None:
         """Return the solver's state: it has none."""
 
-    def func(self, terms: diffrax.AbstractTerm, t0: Array, y0: Array, args: Array) -> Array:
+    def func(self, terms: diffrax.AbstractTerm, t0: ArrayLike, y0: Array, args: Array) -> Array:
         """Return the vector field."""
         return terms.vf(t0, y0, args)
 
     def step(
         self,
         terms: diffrax.AbstractTerm,
-        t0: Array,
-        t1: Array,
+        t0: ArrayLike,
+        t1: ArrayLike,
         y0: Array,
         args: Array,
         solver_state: None,
-        made_jump: Array,
+        made_jump: ArrayLike,
     ) -> tuple[Array, Array, dict, None, diffrax.RESULTS]:
         """Make one step."""
         h = t1 - t0

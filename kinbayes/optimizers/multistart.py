@@ -148,8 +148,9 @@ def multistart(
         is_short = fraction * jnp.abs(state.move / scale).max() < step_tolerance
         # Near the optimum the loss's rounding errors, not its shape, decide whether a Newton step lowers it.
         promised = -0.5 * slope
-        is_newton = (state.fraction == 1.0) & ~state.is_fresh
-        is_flat = is_newton & (promised <= loss_tolerance * jnp.maximum(jnp.abs(state.best_loss), 1.0))
+        size = jnp.maximum(jnp.abs(state.best_loss), 1.0)
+        is_newton = (state.fraction == 1.0) & ~state.is_fresh & (slope < 0.0)
+        is_flat = is_newton & (promised <= loss_tolerance * size)
         return state._replace(
             converged=is_flat,
             finished=is_first | is_flat | (is_short & state.is_fresh),

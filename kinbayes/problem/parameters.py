@@ -161,9 +161,7 @@ def draw(parameters: Sequence[Parameter], rng: np.random.Generator, size: int) -
     for parameter in parameters:
         prior = parameter.effective_prior
         if prior is None:
-            raise ParameterError(
-                f"parameter {parameter.name!r} has no proper prior to draw from; give it one"
-            )
+            raise ParameterError(f"parameter {parameter.name!r} has no proper prior to draw from; give it one")
         values = priors.draw(prior, *parameter.prior_bounds, rng, size)
         columns.append(values if prior.on == "scaled" else scaled(values[:, None], (parameter.scale,))[:, 0])
     return np.stack(columns, axis=-1) if columns else np.zeros((size, 0))

@@ -325,7 +325,7 @@ class Problem:
 
     # ---- other questions to the same posterior
 
-    def on_grid(self, experiment: Experiment, times: Sequence[float]) -> "Problem":
+    def on_grid(self, experiment: Experiment, times: Sequence[float] | Float[np.ndarray, " times"]) -> "Problem":
         """Return this problem with every observable on a grid of times in one experiment, in place of its data.
 
         Its measurements are NaN: it predicts and has no likelihood. Placeholders of an observable are filled as in

@@ -13,12 +13,12 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
+from kinbayes.results.convergence import MIN_DRAWS, diagnose
 from kinbayes.results.store import InferenceData
 
 On = Literal["scaled", "natural"]
 Kind = Literal["eti", "hdi"]
 _LOG_BASES = {"ln": np.e, "log10": 10.0}
-_FEWEST_DRAWS = 4  # below, halves of a chain have no variance
 
 
 def credible_intervals(idata: InferenceData, prob: float = 0.95, kind: Kind = "eti", on: On = "scaled") -> pd.DataFrame:
@@ -69,8 +69,7 @@ def credible_intervals(idata: InferenceData, prob: float = 0.95, kind: Kind = "e
 def diagnostics(idata: InferenceData) -> pd.DataFrame:
     """Return rank-normalised R-hat, bulk and tail effective sample size of every parameter, on its own scale.
 
-    R-hat compares chains, so it is NaN for a single one. A parameter that never moves, or has draws that are
-    not finite, has NaN throughout.
+    What cannot be told is NaN; see `kinbayes.results.convergence`.
 
     Returns
     -------
@@ -80,22 +79,10 @@ def diagnostics(idata: InferenceData) -> pd.DataFrame:
     ------
     ValueError
         If the run has no posterior.
-
-    References
-    ----------
-    Vehtari, Gelman, Simpson, Carpenter, Bürkner (2021), Bayesian Analysis 16(2), doi:10.1214/20-BA1221.
     """
-    rows = {}
-    for name, variable in posterior(idata).data_vars.items():
-        draws = _to_scale(variable.values, variable.attrs["scale"])
-        num_chains, num_draws = draws.shape
-        rows[name] = [np.nan] * 3
-        if num_draws >= _FEWEST_DRAWS and np.all(np.isfinite(draws)) and np.ptp(draws) > 0:
-            with np.errstate(divide="ignore", invalid="ignore"):  # chains stuck at different values: R-hat is infinite
-                r_hat = float(az.rhat(draws, method="rank")) if num_chains > 1 else np.nan
-                rows[name] = [r_hat, float(az.ess(draws, method="bulk")), float(az.ess(draws, method="tail"))]
-    columns = ["r_hat", "ess_bulk", "ess_tail"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("parameter")
+    variables = posterior(idata).data_vars
+    draws = np.stack([_to_scale(v.values, v.attrs["scale"]) for v in variables.values()], axis=-1)
+    return pd.DataFrame(diagnose(draws)._asdict(), index=pd.Index(list(variables), name="parameter"))
 
 
 def converged(
@@ -136,7 +123,7 @@ def converged(
     unknown = found.index[found["ess_bulk"].isna() | found["ess_tail"].isna()]
     if len(unknown):
         reasons.append(
-            f"{_names(unknown)}: never moved, not finite, or fewer than {_FEWEST_DRAWS} draws. "
+            f"{_names(unknown)}: never moved, not finite, or fewer than {MIN_DRAWS} draws. "
             "Check the bounds and the starting points, or draw more."
         )
     if sizes["chain"] < 2:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from kinbayes.optimizers.base import Bounds, OptimizerFactory
-from kinbayes.run.convergence import Diagnostics, diagnose
+from kinbayes.results.convergence import diagnose
 from kinbayes.run.pieces import Settings, is_feasible, sample, search, start_optimizer, start_sampler
 from kinbayes.samplers.base import SamplerFactory, SamplerState, Target, log_density
 
@@ -20,6 +20,15 @@ SHORT_PIECE, LONG_PIECE = 0.5, 2.0
 
 # Judging takes time in proportion to the draws: after every chunk of a long run it would take over.
 JUDGING_GROWTH = 1.1
+
+
+class Diagnostics(NamedTuple):
+    """Hold the worst R-hat and effective sample sizes of all entries of u, after some draws."""
+
+    num_draws: int
+    max_rhat: float
+    min_ess_bulk: float
+    min_ess_tail: float
 
 
 class SamplerRun(NamedTuple):
@@ -394,7 +403,10 @@ def _judged(run: SamplerRun, growth: float) -> SamplerRun:
     judged = run.diagnostics[-1].num_draws if run.diagnostics else -1
     if draws == judged or draws < growth * judged:
         return run
-    return run._replace(diagnostics=(*run.diagnostics, diagnose(run.position)))
+    r_hat, bulk, tail = diagnose(run.position)
+    # NaN, of what cannot be told, is worse than any number.
+    worst = Diagnostics(draws, float(np.max(r_hat)), float(np.min(bulk)), float(np.min(tail)))
+    return run._replace(diagnostics=(*run.diagnostics, worst))
 
 
 def _found(state: PyTree, history: np.ndarray, evaluations: int, seconds: float) -> OptimizerRun:

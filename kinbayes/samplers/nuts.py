@@ -59,7 +59,7 @@ def nuts(
     step_size: float = 1.0,
     target_acceptance: float = 0.8,
     max_tree_depth: int = 10,
-    dense_mass: bool = False,
+    dense_mass: bool = True,
 ) -> Sampler:
     """Build a No-U-Turn sampler that moves in unconstrained space.
 

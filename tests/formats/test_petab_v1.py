@@ -268,6 +268,9 @@ FILES = [  # the same for a whole file
     ("conditions.tsv", 1, "conditionId\tA\tA\tk2", r"line 1: columns \['A'\] occur twice"),
     ("more.tsv", 1, "value\ttime\tobservableId", "the column 'simulationConditionId' is missing; there are"),
     ("problem.yaml", 1, "format_version: [1", "this is not YAML"),
+    ("problem.yaml", 1, "format_version: 2020-13-45", "this is not YAML: month must be"),
+    ("problem.yaml", 1, "[" * 5000, "this is not YAML"),
+    ("problem.yaml", 6, '    observable_files: ["a\\0b"]', "it must be a list of file names"),
     ("problem.yaml", 1, "", "'format_version' is missing"),
     ("problem.yaml", 3, "problems: []\nothers:", r"'problems' is \[\]; it must be a list"),
     ("problem.yaml", 3, "problems: [1]\nothers:", "the problem must hold `key: value` pairs"),
@@ -324,7 +327,7 @@ def test_a_problem_without_measurements_is_refused(tmp_path):
     ("name", "line", "text", "message"),
     [
         ("problem.yaml", 1, "format_version: 2.0.0", "format_version 2.0.0 is not supported yet"),
-        ("problem.yaml", 1, "format_version: 1\nextensions: {sciml: 1}", r"extensions \['sciml'\]"),
+        ("problem.yaml", 1, "format_version: 1\nextensions: {sciml: 1}", "extensions are not supported: {'sciml': 1}"),
         ("problem.yaml", 4, "  - sbml_files: [model.xml, model.xml]", "it has 2 SBML files; only one"),
         ("problem.yaml", 8, "  - sbml_files: [model.xml]", "it holds 2 problems; only one"),
         ("more.tsv", 2, "1\tinf\tz\tlow", r"line 2, column 'time': steady states \(inf\)"),

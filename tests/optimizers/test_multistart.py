@@ -87,6 +87,20 @@ def test_a_search_ends_where_the_objective_begins_to_fail():
     assert run.loss[1] == np.inf
 
 
+def _imprecise(matrix, centre, U):
+    """A loss whose gradient is a little wrong, as a simulation's is: it vanishes beside the minimum."""
+    loss, gradient, _ = _quadratic(matrix, centre, U)
+    return Evaluation(20.0 + loss, gradient + 2e-4)
+
+
+def test_an_imprecise_gradient_does_not_hide_the_optimum():
+    matrix, _ = ill_conditioned()
+    centre, bounds = np.full(6, 0.5), Bounds(np.zeros(6), np.ones(6))
+    run = minimise(Partial(_imprecise, matrix, centre), bounds, latin_hypercube(0, 20, *bounds))
+    assert run.converged.all()
+    np.testing.assert_allclose(run.loss, 20.0, rtol=1e-5)
+
+
 def test_a_start_does_not_depend_on_the_others():
     matrix, centre = ill_conditioned()
     bounds = Bounds(np.zeros(6), np.ones(6))

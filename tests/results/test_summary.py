@@ -105,7 +105,7 @@ def test_each_broken_rule_is_named():
         "one chain": run({"k": good[:1]}),
         "k: never moved": run({"fine": good, "k": np.full_like(good, 0.3)}),
         "k: never moved, not finite": run({"fine": good, "k": np.where(np.arange(DRAWS) == 7, np.nan, good)}),
-        "fewer than 4 draws": run({"k": good[:, :3]}),
+        "fewer than 8 draws": run({"k": good[:, :3]}),
     }
     for words, idata in cases.items():
         is_good, reasons = summary.converged(idata)
