@@ -18,7 +18,7 @@ errors = Console(stderr=True)
 class _Commands(typer.core.TyperGroup):
     """Commands whose expected errors are one readable message, without a traceback."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: object) -> object:
         """Run a command."""
         try:
             return super().invoke(ctx)

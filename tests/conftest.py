@@ -2,5 +2,7 @@
 
 import os
 
+import tests.typechecking  # noqa: F401 - the type checker must be imported before what it checks
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")

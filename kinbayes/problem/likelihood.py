@@ -64,12 +64,12 @@ class LikelihoodData(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a parameter vector predicts, measurement by measurement in the order of the data."""
+    """What parameter vectors predict, measurement by measurement in the order of the data."""
 
-    simulated: Float[Array, " measurements"]
-    noise: Float[Array, "measurements settings"]
-    log_density: Float[Array, " measurements"]
-    status: Int[Array, " lanes"]
+    simulated: Float[Array | np.ndarray, "*batch measurements"]
+    noise: Float[Array | np.ndarray, "*batch measurements settings"]
+    log_density: Float[Array | np.ndarray, "*batch measurements"]
+    status: Int[Array | np.ndarray, "*batch lanes"]
 
 
 class Likelihood:

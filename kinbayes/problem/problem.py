@@ -40,7 +40,8 @@ class _Functions(NamedTuple):
     log_likelihood: Callable
     pointwise: Callable
     simulated: Callable
-    evaluate: Callable
+    rows: Callable
+    states: Callable
     batched: "Batched"
 
 
@@ -56,17 +57,11 @@ class Batched(NamedTuple):
         -> (n,)
     value_and_grad
         -> log priors and log likelihoods (n,), and the gradients of both (n, dim).
-    rows
-        -> `Rows` with a leading axis n.
-    states
-        -> states (n, lanes, times, states) at every lane's own measured times, padded by the last.
     """
 
     log_prior: Callable
     log_likelihood: Callable
     value_and_grad: Callable
-    rows: Callable
-    states: Callable
 
 
 class Problem:
@@ -273,14 +268,24 @@ class Problem:
             Partial(functions.log_prior, self._prior_data),
             Partial(functions.log_likelihood, self._data),
             Partial(functions.value_and_grad, self._prior_data, self._data),
-            Partial(functions.rows, self._data),
-            Partial(functions.states, self._data),
         )
 
     def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:
         """Return densities and statuses of a batch of vectors. A failed simulation is a status, not an error."""
-        found = self._functions.evaluate(jnp.asarray(U), self._prior_data, self._data)
-        return Evaluation(*(np.asarray(part) for part in found))
+        rows = self.rows(U)
+        status = rows.status.max(axis=-1)
+        is_undefined = np.isnan(rows.log_density).any(axis=-1)
+        status = np.where((status == Status.OK) & is_undefined, int(Status.NOT_FINITE), status)
+        log_likelihood = np.where(status == Status.OK, rows.log_density.sum(axis=-1), -np.inf)
+        return Evaluation(log_likelihood, np.asarray(self.batched.log_prior(jnp.asarray(U))), status)
+
+    def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
+        """Return predictions, noise settings, log densities and statuses of a batch of vectors, (n, …) each."""
+        return _in_batches(Partial(self._functions.rows, self._data), U)
+
+    def states(self, U: Float[ArrayLike, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
+        """Return the states of every experiment at its own measured times, padded by the last."""
+        return _in_batches(Partial(self._functions.states, self._data), U)
 
     def petab_objective(self, u: Float[ArrayLike, " dim"]) -> float:
         """Return the negative log posterior as PEtab v1 tools count it: no Jacobian, no renormalised priors."""
@@ -365,6 +370,17 @@ class Problem:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
+def _in_batches(function: Callable, U: Float[ArrayLike, "n dim"]) -> tuple | np.ndarray:
+    """Return `function(U)` as NumPy arrays, in batches of one size, so that it is compiled once for any number."""
+    vectors = np.asarray(U, dtype=float)
+    num = len(vectors)
+    padded = np.concatenate([vectors, np.repeat(vectors[-1:], -num % _BATCH, axis=0)])
+    parts = [
+        jax.tree.map(np.asarray, function(jnp.asarray(padded[k : k + _BATCH]))) for k in range(0, len(padded), _BATCH)
+    ]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *parts)
+
+
 def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.ndarray:
     """Return normal draws with sd 1 (on a log10 scale: a factor of ten) about the only values that are known."""
     low, high = parameter.scaled_bounds
@@ -375,17 +391,6 @@ def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.nda
 
 
 def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
-    def evaluate(U: Array, prior: PriorData, data: LikelihoodData) -> tuple[Array, Array, Array]:
-        def one(u: Array) -> tuple[Array, Array, Array]:
-            rows = likelihood.rows(u, data)
-            is_finite = ~jnp.any(jnp.isnan(rows.log_density))
-            status = jnp.max(jnp.append(rows.status, 0))
-            status = jnp.where((status == 0) & ~is_finite, int(Status.NOT_FINITE), status)
-            total = jnp.where(status == 0, jnp.sum(rows.log_density), -jnp.inf)
-            return total, prior_fn(u, prior), status
-
-        return jax.lax.map(one, U, batch_size=_BATCH)
-
     def batched_log_prior(prior: PriorData, U: Array) -> Array:
         return jax.vmap(prior_fn, in_axes=(0, None))(U, prior)
 
@@ -400,19 +405,19 @@ def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
 
         return jax.vmap(one)(U)
 
-    def batched_rows(data: LikelihoodData, U: Array) -> Rows:
-        return jax.lax.map(lambda u: likelihood.rows(u, data), U, batch_size=_BATCH)
+    def rows(data: LikelihoodData, U: Array) -> Rows:
+        return jax.vmap(likelihood.rows, in_axes=(0, None))(U, data)
 
-    def batched_states(data: LikelihoodData, U: Array) -> Array:
-        return jax.lax.map(lambda u: likelihood.states(u, data), U, batch_size=_BATCH)
+    def states(data: LikelihoodData, U: Array) -> Array:
+        return jax.vmap(likelihood.states, in_axes=(0, None))(U, data)
 
-    batched = (batched_log_prior, batched_log_likelihood, batched_value_and_grad, batched_rows, batched_states)
     return _Functions(
         likelihood,
         jax.jit(prior_fn),
         jax.jit(likelihood.log_likelihood),
         jax.jit(likelihood.pointwise),
         jax.jit(likelihood.simulated),
-        jax.jit(evaluate),
-        Batched(*map(jax.jit, batched)),
+        jax.jit(rows),
+        jax.jit(states),
+        Batched(*map(jax.jit, (batched_log_prior, batched_log_likelihood, batched_value_and_grad))),
     )

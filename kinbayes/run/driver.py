@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from kinbayes.optimizers.base import Bounds, OptimizerFactory
 from kinbayes.results.convergence import diagnose
-from kinbayes.run.pieces import Settings, is_feasible, sample, search, start_optimizer, start_sampler
+from kinbayes.run.pieces import Settings, sample, search, start_optimizer, start_sampler
 from kinbayes.samplers.base import SamplerFactory, SamplerState, Target, log_density
 
 # Ctrl-C, the progress bar and every budget wait for the end of a piece: its length follows the clock (s).
@@ -242,7 +242,7 @@ def run_optimizer(
     bounds
         Walls of the search.
     initial
-        Starting points inside the bounds, (n, dim), from `feasible_starts`; or an earlier run, which is
+        Starting points inside the bounds, (n, dim); or an earlier run, which is
         continued.
     max_evaluations
         Largest number of candidates to evaluate; an iteration that would pass it is not begun.
@@ -283,38 +283,6 @@ def run_optimizer(
         return OptimizerProgress("optimize", run.evaluations, max_evaluations, run)
 
     return _driven(begun, piece, on_chunk, chunk)
-
-
-def feasible_starts(
-    objective: Callable, design: Float[np.ndarray, "n dim"], num_starts: int
-) -> Float[np.ndarray, "starts dim"]:
-    """Take the first points of a design at which the objective does not fail.
-
-    Parameters
-    ----------
-    objective
-        As in `run_optimizer`.
-    design
-        More points than there shall be starts, so that some may fail, (n, dim).
-    num_starts
-        Number of points wanted.
-
-    Returns
-    -------
-    Points with a finite loss and gradient, in the design's order: `num_starts` of them, or all there are.
-
-    Raises
-    ------
-    ValueError
-        If the objective fails at every point.
-    """
-    feasible = np.asarray(is_feasible(objective, jnp.asarray(design, float)))
-    if not feasible.any():
-        raise ValueError(
-            f"the loss is not finite at any of the {len(design)} points of the design: check the model at "
-            "one of them, narrow the bounds, or ask for a larger design"
-        )
-    return design[feasible][:num_starts]
 
 
 def _driven(run, piece: Callable, on_chunk: Callable | None, chunk: int):

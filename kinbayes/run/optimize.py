@@ -15,11 +15,10 @@ from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.driver import feasible_starts, run_optimizer
+from kinbayes.run.driver import run_optimizer
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.run.sample import checked_settings
-
-DESIGN_FACTOR = 10  # points drawn a start wanted, so that starts that fail can be replaced
+from kinbayes.run.starts import drawn_starts
 
 
 def optimize(
@@ -61,7 +60,9 @@ def optimize(
     Raises
     ------
     ValueError
-        If a name or a setting is unknown, or no start can be simulated.
+        If a name or a setting is unknown.
+    StartError
+        If no start can be simulated.
     """
     began = time.perf_counter()
     if optimizer not in OPTIMIZERS:
@@ -72,8 +73,7 @@ def optimize(
     pairs = checked_settings(optimizer, factory, settings or {}, fixed=("bounds",))
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
     loss = Partial(_loss, problem.batched.value_and_grad)
-    design = problem.draw_starts(np.random.default_rng(seed), DESIGN_FACTOR * starts)
-    first = feasible_starts(loss, design, starts)
+    first, said = drawn_starts(problem, starts, np.random.default_rng(seed))
     with ProgressDisplay() if progress else nullcontext() as display:
         run = run_optimizer(
             loss,
@@ -93,10 +93,9 @@ def optimize(
         settings=dict(pairs),
         seed=seed,
         wall_time=time.perf_counter() - began,
-        simulations=(run.evaluations + len(design)) * problem.num_lanes,
+        simulations=run.evaluations * problem.num_lanes,
     )
-    attrs |= {
-        "initial": "draws of the prior",
+    attrs |= said | {
         "stopped": run.stopped,
         "converged": bool(run.converged[order[0]]),
     }

@@ -9,7 +9,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from kinbayes.optimizers.base import Bounds, OptimizerFactory, OptimizerState
 from kinbayes.samplers.base import SamplerFactory, SamplerState, Target
@@ -160,10 +160,3 @@ def search(
 
     done, state, losses = jax.lax.while_loop(goes_on, body, (jnp.array(0), state, jnp.zeros(capacity)))
     return state, losses, done, done * num_candidates
-
-
-@jax.jit
-def is_feasible(objective: Callable, U: Float[Array, "n dim"]) -> Bool[Array, " n"]:
-    """Tell at which points the objective has a finite loss, and a finite gradient if it has one."""
-    loss, gradient, _ = objective(U)
-    return jnp.isfinite(loss) if gradient is None else jnp.isfinite(loss) & jnp.isfinite(gradient).all(axis=1)

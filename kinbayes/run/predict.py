@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -12,7 +11,7 @@ from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.sample import best_estimate
+from kinbayes.run.starts import best_estimate
 
 _GRID = 101  # times, where none are given
 
@@ -62,11 +61,11 @@ def predict(
         raise ValueError("times must be finite, not before 0, and at least one")
     grid = problem.on_grid(_experiment(problem, experiment), times)
     points = _points(idata, problem, draws)
-    rows = grid.batched.rows(jnp.asarray(points))
-    states = np.asarray(grid.batched.states(jnp.asarray(points)))[:, 0]
-    is_failed = np.any(np.asarray(rows.status) != 0, axis=-1)
-    simulated = np.where(is_failed[:, None], np.nan, np.asarray(rows.simulated))
-    replicated = grid.draw_measurements(np.random.default_rng(seed), simulated, np.asarray(rows.noise))
+    rows = grid.rows(points)
+    states = grid.states(points)[:, 0]
+    is_failed = np.any(rows.status != 0, axis=-1)
+    simulated = np.where(is_failed[:, None], np.nan, rows.simulated)
+    replicated = grid.draw_measurements(np.random.default_rng(seed), simulated, rows.noise)
     names = [o.name for o in grid.observables]
 
     def by_observable(values: np.ndarray) -> dict[str, np.ndarray]:

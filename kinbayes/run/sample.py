@@ -2,17 +2,15 @@
 
 import inspect
 import time
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
 from kinbayes.ode.status import Status
-from kinbayes.problem.parameters import Box, ParameterError, constrain, natural, scaled, unconstrain
+from kinbayes.problem.parameters import Box, ParameterError, constrain, natural, unconstrain
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.store import InferenceData
@@ -20,15 +18,9 @@ from kinbayes.results.summary import converged
 from kinbayes.run import record
 from kinbayes.run.driver import SamplerRun, run_sampler
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Target
-
-MOST_TRIES = 1000  # prior draws a chain, before a start is given up
-NEAR_MODE = 0.1  # of the way from the mode back to a prior draw
-
-
-class StartError(RuntimeError):
-    """No start at which the posterior has a density."""
 
 
 def sample(
@@ -97,7 +89,7 @@ def sample(
             raise ValueError(f"{name} is {value}; it must be at least {least}")
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
     rng = np.random.default_rng(seed)
-    start, said = starts(problem, initial, chains, rng)
+    start, said = chain_starts(problem, initial, chains, rng)
     with ProgressDisplay() if progress else nullcontext() as display:
         run = run_sampler(
             target(problem),
@@ -165,97 +157,6 @@ def target(problem: Problem) -> Target:
     )
 
 
-def starts(
-    problem: Problem, initial: str | InferenceData | np.ndarray, chains: int, rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "chains dim"], dict[str, object]]:
-    """Return one start a chain, all with a finite density, and what the result is to say of them.
-
-    Raises
-    ------
-    StartError
-        If a given start has no density, or none was found.
-    ValueError
-        If `initial` is not understood.
-    """
-    if isinstance(initial, str) and initial == "prior":
-        return _drawn(problem, chains, rng, mode=None, said="draws of the prior")
-    if isinstance(initial, InferenceData):
-        mode = best_estimate(problem, initial)
-        return _drawn(
-            problem,
-            chains,
-            rng,
-            mode=mode,
-            said="draws of the prior pulled nine tenths of the way to the best mode; R-hat is blind to modes that no "
-            "start has seen",
-        )
-    if isinstance(initial, str) and initial == "nominal":
-        given, said = np.tile(np.asarray(problem.nominal), (chains, 1)), "the nominal point, every chain"
-    elif isinstance(initial, str):
-        raise ValueError(f"unknown initial {initial!r}; choose 'prior', 'nominal', a result of optimize, or an array")
-    else:
-        given, said = np.asarray(initial, dtype=float), "given"
-    if given.shape != (chains, problem.dim):
-        raise ValueError(f"initial has shape {given.shape}; {chains} chains need {(chains, problem.dim)}")
-    given = _inside(problem, given)
-    found = problem.evaluate(given)
-    for k in np.flatnonzero(~np.isfinite(found.log_likelihood + found.log_prior)):
-        why = Status(int(found.status[k])).advice if found.status[k] else "it lies outside the prior's support"
-        raise StartError(f"the start of chain {k} has no density: {why}")
-    return given, {"initial": said}
-
-
-def best_estimate(problem: Problem, idata: InferenceData) -> Float[np.ndarray, " dim"]:
-    """Return the scaled vector of the best start of an optimizer's result.
-
-    Raises
-    ------
-    ValueError
-        If the result has no estimates, or of other parameters.
-    """
-    if "map_estimate" not in idata.groups():
-        raise ValueError("this result has no group map_estimate; give the result of kinbayes.optimize")
-    estimates = idata.map_estimate
-    missing = sorted(set(problem.parameter_names) - set(estimates.data_vars))
-    if missing:
-        raise ValueError(f"the result has no estimates of {missing}; it is of another problem")
-    best = estimates.isel(start=int(np.argmax(estimates["log_density"].values)))
-    return scaled(np.array([float(best[n]) for n in problem.parameter_names]), problem.scale)
-
-
-def _drawn(
-    problem: Problem, chains: int, rng: np.random.Generator, *, mode: np.ndarray | None, said: str
-) -> tuple[np.ndarray, dict[str, object]]:
-    kept: list[np.ndarray] = []
-    failures: Counter[str] = Counter()
-    tried = 0
-    while len(kept) < chains and tried < MOST_TRIES * chains:
-        points = problem.draw_prior(rng, chains)
-        points = _inside(problem, points if mode is None else mode + NEAR_MODE * (points - mode))
-        found = problem.evaluate(points)
-        is_good = np.isfinite(found.log_likelihood + found.log_prior)
-        kept.extend(points[is_good])
-        failures.update(Status(int(s)).name.lower() for s in found.status[~is_good])
-        tried += chains
-    if len(kept) < chains:
-        raise StartError(
-            f"only {len(kept)} of {tried} prior draws could be simulated ({dict(failures)}); check the model at the "
-            "nominal point, narrow the priors, or give starts in initial="
-        )
-    return np.stack(kept[:chains]), {
-        "initial": said,
-        "starts_redrawn": sum(failures.values()),
-        "starts_failed_by_reason": dict(failures),
-    }
-
-
-def _inside(problem: Problem, points: np.ndarray) -> np.ndarray:
-    """Move points that lie on a wall off it, where unconstrained space has no end."""
-    lower, upper = np.asarray(problem.lower), np.asarray(problem.upper)
-    width = np.where(np.isfinite(upper - lower), upper - lower, 1.0)
-    return np.clip(points, lower + 1e-6 * width, upper - 1e-6 * width)
-
-
 def _result(problem: Problem, run: SamplerRun, rng: np.random.Generator) -> InferenceData:
     chains, draws, dim = run.position.shape
     log_density, replicated = _replicated(problem, run.position.reshape(-1, dim), rng)
@@ -279,7 +180,7 @@ def _replicated(
     problem: Problem, points: Float[np.ndarray, "n dim"], rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "n measurements"], Float[np.ndarray, "n measurements"]]:
     """Return the log density of every measurement, and replicated measurements; NaN where a simulation failed."""
-    rows = problem.batched.rows(jnp.asarray(points))
-    is_failed = np.any(np.asarray(rows.status) != Status.OK, axis=-1)[:, None]
-    simulated = np.where(is_failed, np.nan, np.asarray(rows.simulated))
-    return np.asarray(rows.log_density), problem.draw_measurements(rng, simulated, np.asarray(rows.noise))
+    rows = problem.rows(points)
+    is_failed = np.any(rows.status != Status.OK, axis=-1)[:, None]
+    simulated = np.where(is_failed, np.nan, rows.simulated)
+    return rows.log_density, problem.draw_measurements(rng, simulated, rows.noise)

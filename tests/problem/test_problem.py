@@ -197,7 +197,7 @@ def test_new_numbers_compile_nothing(problem, caplog):
             which.value_and_grad(u),
             which.simulated(u),
             which.evaluate(U),
-            which.batched.rows(U).noise,
+            which.rows(U).noise,
         )
 
     everything(problem)
@@ -289,7 +289,7 @@ def test_a_grid_predicts_between_the_measurements(problem):
 
 def test_measurements_are_drawn_around_predictions(problem):
     u = problem.to_scaled({"k": 0.4, "A_0": 2.2, "sd": 0.3})
-    rows = problem.batched.rows(jnp.stack([u, u, u]))
+    rows = problem.rows(jnp.stack([u, u, u]))
     copies = (1000, 1, 1)
     drawn = problem.draw_measurements(
         np.random.default_rng(7), np.tile(rows.simulated, copies[:2]), np.tile(rows.noise, copies)

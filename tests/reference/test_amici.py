@@ -104,7 +104,7 @@ def test_trajectories_are_scipys(reference):
     problem, u = reference.problem, reference.nominal
     model, values = problem.model, problem.to_natural(reference.nominal)
     values.update({p.name: p.nominal for p in problem.parameters if not p.estimate})
-    found = np.asarray(problem.batched.states(u[None])[0])
+    found = np.asarray(problem.states(u[None])[0])
     measured = [e for e in problem.experiments if any(m.experiment == e.name for m in problem.measurements)]
     for experiment, ours in zip(measured, found, strict=True):
         given = {name: values[name] for name in values if name in model.initial}

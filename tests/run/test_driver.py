@@ -5,7 +5,7 @@ from jax.tree_util import Partial
 
 from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.multistart import multistart
-from kinbayes.run.driver import feasible_starts, run_optimizer, run_sampler
+from kinbayes.run.driver import run_optimizer, run_sampler
 from kinbayes.samplers.random_walk import random_walk
 from tests import targets
 
@@ -175,11 +175,3 @@ def test_a_start_outside_the_bounds_is_refused():
 def _fails(limit, U):
     fails = U[:, 0] > limit
     return Evaluation(jnp.where(fails, jnp.inf, 0.0), jnp.where(U > 2.0, jnp.nan, 0.0) * jnp.ones_like(U))
-
-
-def test_infeasible_points_of_a_design_are_passed_over():
-    design = np.array([[1.0, 0.0], [-1.0, 0.0], [-1.0, 2.5], [-2.0, 1.0], [-3.0, 1.0]])
-    np.testing.assert_array_equal(feasible_starts(Partial(_fails, 0.0), design, 2), design[[1, 3]])
-    np.testing.assert_array_equal(feasible_starts(Partial(_fails, 0.0), design, 9), design[[1, 3, 4]])
-    with pytest.raises(ValueError, match="not finite at any of the 5 points"):
-        feasible_starts(Partial(_fails, -9.0), design, 2)

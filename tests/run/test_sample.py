@@ -9,7 +9,7 @@ from scipy import stats
 import kinbayes as kb
 from kinbayes.problem.parameters import ParameterError
 from kinbayes.results.store import attributes
-from kinbayes.run.sample import StartError, starts
+from kinbayes.run.starts import StartError, chain_starts
 
 RATE_FORWARD, RATE_BACKWARD, SIGMA = 0.3, 0.1, 0.5
 PRIOR_MEAN, PRIOR_SD = np.array([8.0, 3.0]), 4.0
@@ -44,12 +44,13 @@ def worst_deviation(idata, mean, covariance):
     found = []
     for k, name in enumerate(NAMES):
         draws, sd = idata.posterior[name].values, np.sqrt(covariance[k, k])
-        squares = (draws - mean[k]) ** 2
-        found.append((draws.mean() - mean[k]) / az.mcse(draws, method="mean"))
-        found.append((squares.mean() - sd**2) / az.mcse(squares, method="mean"))
+        for values, expected in ((draws, mean[k]), ((draws - mean[k]) ** 2, sd**2)):
+            found.append((values.mean() - expected) / (values.std() / np.sqrt(az.ess(values, method="mean"))))
         for prob in (0.05, 0.95):
-            quantile = stats.norm(mean[k], sd).ppf(prob)
-            found.append((np.quantile(draws, prob) - quantile) / az.mcse(draws, method="quantile", prob=prob))
+            exact = stats.norm(mean[k], sd)
+            quantile, num = exact.ppf(prob), az.ess(draws, method="quantile", prob=prob)
+            error = np.sqrt(prob * (1 - prob) / num) / exact.pdf(quantile)
+            found.append((np.quantile(draws, prob) - quantile) / error)
     return np.max(np.abs(found))
 
 
@@ -136,22 +137,17 @@ def test_posterior_predictive_has_the_measurement_noise(problem, nuts_run, exact
     assert np.mean(replicated) == pytest.approx(mean[0], abs=5 * np.sqrt(expected / az.ess(replicated)))
 
 
-def test_starts_are_redrawn_and_said(problem):
-    class Failing:
-        """The problem, failing in the half of its prior where A_0 < 8."""
+def test_starts_are_redrawn_and_said(problem, monkeypatch):
+    evaluate = problem.evaluate
 
-        def __getattr__(self, name):
-            return getattr(problem, name)
+    def failing_below_8(points):
+        found, fails = evaluate(points), points[:, 0] < 8
+        return found._replace(
+            log_likelihood=np.where(fails, -np.inf, found.log_likelihood), status=np.where(fails, 1, found.status)
+        )
 
-        def evaluate(self, points):
-            found = problem.evaluate(points)
-            fails = points[:, 0] < 8
-            return found._replace(
-                log_likelihood=np.where(fails, -np.inf, found.log_likelihood),
-                status=np.where(fails, 1, found.status),
-            )
-
-    points, said = starts(Failing(), "prior", 4, np.random.default_rng(0))
+    monkeypatch.setattr(problem, "evaluate", failing_below_8)
+    points, said = chain_starts(problem, "prior", 4, np.random.default_rng(0))
     assert (points[:, 0] >= 8).all()
     assert said["starts_redrawn"] >= 1
     assert said["starts_failed_by_reason"] == {"max_steps": said["starts_redrawn"]}
