@@ -1,5 +1,6 @@
 """What a kinetic model is: a frozen value of expressions, without any foreign type."""
 
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +16,7 @@ class Model:
     """A kinetic ODE model: dy/dt = f(time, y, p).
 
     Every quantity has one name. It is a *state* (integrated), a *parameter* (constant in time), or an *expression*
-    (computed from the others at every time).
+    (computed from the others at every time). Models with the same definitions are equal.
 
     Parameters
     ----------
@@ -98,6 +99,17 @@ class Model:
     def given_names(name: str) -> tuple[str, str]:
         """Return the symbols for whether `name` is given, and for its value then; no file can use these names."""
         return f"{name} is given", f"{name} as given"
+
+    @functools.cached_property
+    def _definitions(self) -> tuple:
+        parts = (self.derivatives, self.initial, self.expressions)
+        return tuple(tuple(part.items()) for part in parts)  # equal expressions are one object, so this is cheap
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self._definitions == other._definitions
+
+    def __hash__(self) -> int:
+        return hash(self._definitions)
 
     def __repr__(self) -> str:
         return (

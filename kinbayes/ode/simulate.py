@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from kinbayes.model.codegen import to_jax
 from kinbayes.model.model import Model
@@ -96,7 +96,7 @@ def _compiled(model: Model, given: tuple[str, ...], solver: str, max_steps: int)
     num_states = len(model.states)
 
     @jax.jit
-    def run(values: Array, times: Array, rtol: float, atol: float) -> tuple[list[Array], Array]:
+    def run(values: Array, times: Array, rtol: ArrayLike, atol: ArrayLike) -> tuple[list[Array], Array]:
         start_values = start_fn(*values, 0.0)
         constants = start_values[num_states:]
         initial = jnp.stack(start_values[:num_states]) if num_states else jnp.zeros(0)

@@ -22,35 +22,53 @@ class PriorData(NamedTuple):
     settings: tuple[Float[Array, "members settings"], ...]  # one array a group of equal form
 
 
-def log_prior(parameters: Sequence[Parameter]) -> tuple[Callable, PriorData]:
-    """Return the joint log density with respect to du, and its numbers.
+class Form(NamedTuple):
+    """What the structure of a prior knows: not its numbers."""
 
-    Parameters
-    ----------
-    parameters
-        The estimated parameters, in the order of u.
+    family: type
+    num_settings: int
+    on: str
+    scale: str
 
-    Returns
-    -------
-    function
-        JAX function (u (dim,), PriorData) -> scalar: −inf outside the bounds, renormalised inside. A prior on
-        natural values brings its log |dθ/du|; an improper one counts 0.
-    data
-        Bounds, normalisers and settings.
-    """
-    groups: dict[tuple, list[int]] = {}
-    for k, parameter in enumerate(parameters):
-        prior = parameter.effective_prior
-        if prior is not None:
-            groups.setdefault((type(prior), len(prior.settings), prior.on, parameter.scale), []).append(k)
-    terms = [(np.array(members), _term(*form)) for form, members in groups.items()]
+
+def forms(parameters: Sequence[Parameter]) -> tuple[Form | None, ...]:
+    """Return the form of every parameter's prior; None for an improper one."""
+    priors_ = [p.effective_prior for p in parameters]
+    return tuple(
+        None if q is None else Form(type(q), len(q.settings), q.on, p.scale)
+        for p, q in zip(parameters, priors_, strict=True)
+    )
+
+
+def _groups(found: Sequence[Form | None]) -> dict[Form, list[int]]:
+    groups: dict[Form, list[int]] = {}
+    for k, form in enumerate(found):
+        if form is not None:
+            groups.setdefault(form, []).append(k)
+    return groups
+
+
+def prior_data(parameters: Sequence[Parameter]) -> PriorData:
+    """Return the numbers of the joint prior: bounds, normalisers and settings."""
     bounds = np.array([p.scaled_bounds for p in parameters]).reshape(-1, 2)
-    data = PriorData(
+    return PriorData(
         jnp.asarray(bounds[:, 0]),
         jnp.asarray(bounds[:, 1]),
         jnp.asarray([_log_mass(p) for p in parameters]),
-        tuple(jnp.asarray([parameters[k].effective_prior.settings for k in m]) for m in groups.values()),
+        tuple(
+            jnp.asarray([parameters[k].effective_prior.settings for k in members])
+            for members in _groups(forms(parameters)).values()
+        ),
     )
+
+
+def prior_function(found: Sequence[Form | None]) -> Callable:
+    """Return the joint log density with respect to du, as a JAX function (u (dim,), PriorData) -> scalar.
+
+    It is −inf outside the bounds and renormalised inside. A prior on natural values brings its log |dθ/du|; an improper
+    one counts 0.
+    """
+    terms = [(np.array(members), _term(form)) for form, members in _groups(found).items()]
 
     def evaluate(u: Float[Array, " dim"], data: PriorData) -> Float[Array, ""]:
         is_inside = jnp.all((u >= data.lower) & (u <= data.upper))
@@ -62,11 +80,12 @@ def log_prior(parameters: Sequence[Parameter]) -> tuple[Callable, PriorData]:
             total += jnp.sum(jnp.broadcast_to(values, members.shape) - data.log_mass[members])
         return jnp.where(is_inside & ~jnp.isnan(total), total, -jnp.inf)
 
-    return evaluate, data
+    return evaluate
 
 
-def _term(family: type, num_settings: int, on: str, scale: str) -> Callable:
+def _term(form: Form) -> Callable:
     """Return the JAX function of one prior's log density in u, its truncation aside."""
+    family, num_settings, on, scale = form
     u = symbol("u")
     settings = [symbol(f"setting {k}") for k in range(num_settings)]
     names = ["u", *(s.value for s in settings)]

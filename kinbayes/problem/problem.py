@@ -16,10 +16,12 @@ from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
 from kinbayes.ode.status import Status
 from kinbayes.problem import parameters as maps
-from kinbayes.problem.likelihood import Likelihood, LikelihoodData, Rows, value_and_jacobian
-from kinbayes.problem.log_prior import PriorData, log_prior
+from kinbayes.problem.layout import LikelihoodData, layout
+from kinbayes.problem.likelihood import Declaration, Rows
+from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
 from kinbayes.problem.parameters import Box, Parameter
+from kinbayes.problem.structure import Batched, Structure, functions
 
 _BATCH = 64  # vectors simulated at once: enough to fill vector units, little memory
 
@@ -30,38 +32,6 @@ class Evaluation(NamedTuple):
     log_likelihood: Float[np.ndarray, " n"]
     log_prior: Float[np.ndarray, " n"]
     status: Int[np.ndarray, " n"]
-
-
-class _Functions(NamedTuple):
-    """The compiled functions of one structure, shared by every problem that differs in numbers alone."""
-
-    likelihood: Likelihood
-    log_prior: Callable
-    log_likelihood: Callable
-    pointwise: Callable
-    simulated: Callable
-    rows: Callable
-    states: Callable
-    batched: "Batched"
-
-
-class Batched(NamedTuple):
-    """Functions of a batch of scaled vectors U (n, dim), for compiled programs.
-
-    Bound to a problem's numbers they are pytrees: a program that takes them as an argument serves every problem of
-    the same structure without compiling again.
-
-    Attributes
-    ----------
-    log_prior, log_likelihood
-        -> (n,)
-    value_and_grad
-        -> log priors and log likelihoods (n,), and the gradients of both (n, dim).
-    """
-
-    log_prior: Callable
-    log_likelihood: Callable
-    value_and_grad: Callable
 
 
 class Problem:
@@ -125,16 +95,29 @@ class Problem:
         self.observables = tuple(observables)
         self.experiments = tuple(experiments)
         self.rtol, self.atol, self.solver, self.max_steps = rtol, atol, solver, max_steps
-        likelihood = Likelihood(model, parameters, observables, experiments, solver=solver, max_steps=max_steps)
-        prior_fn, self._prior_data = log_prior(self.estimated)
-        self._functions = _compile(likelihood, prior_fn)
+        self._functions = functions(self._structure())
+        self._prior_data = prior_data(self.estimated)
         self._set_data(data)
 
     def _set_data(self, data: pd.DataFrame) -> None:
         self.measurements: tuple[Measurement, ...] = tuple(measurements(data, self.observables, self.experiments))
-        self._data = self._functions.likelihood.data(
-            self.measurements, self.experiments, rtol=self.rtol, atol=self.atol
+        self._data = self._layout(self.measurements)
+
+    def _structure(self) -> Structure:
+        return Structure(
+            self.model,
+            tuple(Declaration(p.name, p.scale, p.estimate) for p in self.parameters),
+            forms(self.estimated),
+            self.observables,
+            tuple(frozenset(e.values) for e in self.experiments),
+            self.solver,
+            self.max_steps,
         )
+
+    def _layout(self, rows: Sequence[Measurement]) -> LikelihoodData:
+        constants = {p.name: p.nominal for p in self.parameters if not p.estimate}
+        slots = self._functions.likelihood.slots
+        return layout(slots, rows, self.experiments, constants, rtol=self.rtol, atol=self.atol)
 
     def _copy(self) -> "Problem":
         copy = object.__new__(type(self))
@@ -344,11 +327,9 @@ class Problem:
             if filled is not None:
                 rows += [Measurement(observable.name, experiment.name, t, np.nan, *filled) for t in sorted(times)]
         grid.observables = tuple(o for o in self.observables if any(r.observable == o.name for r in rows))
-        settings = {"solver": self.solver, "max_steps": self.max_steps}
-        likelihood = Likelihood(self.model, self.parameters, grid.observables, grid.experiments, **settings)
-        grid._functions = _compile(likelihood, self._functions.log_prior)
+        grid._functions = functions(grid._structure())
         grid.measurements = tuple(rows)
-        grid._data = likelihood.data(rows, grid.experiments, rtol=self.rtol, atol=self.atol)
+        grid._data = grid._layout(rows)
         return grid
 
     def _placeholder_values(self, observable: str, experiment: str) -> tuple | None:
@@ -388,36 +369,3 @@ def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.nda
     if parameter.nominal is not None:
         known = [float(maps.scaled(np.array([parameter.nominal]), (parameter.scale,))[0])]
     return np.clip(rng.normal(known[0] if known else 0.0, 1.0, size), low, high)
-
-
-def _compile(likelihood: Likelihood, prior_fn: Callable) -> _Functions:
-    def batched_log_prior(prior: PriorData, U: Array) -> Array:
-        return jax.vmap(prior_fn, in_axes=(0, None))(U, prior)
-
-    def batched_log_likelihood(data: LikelihoodData, U: Array) -> Array:
-        return jax.vmap(likelihood.log_likelihood, in_axes=(0, None))(U, data)
-
-    def batched_value_and_grad(prior: PriorData, data: LikelihoodData, U: Array) -> tuple:
-        def one(u: Array) -> tuple[Array, Array, Array, Array]:
-            prior_value, prior_grad = value_and_jacobian(prior_fn, u, prior)
-            value, grad = value_and_jacobian(lambda w, d: jnp.sum(likelihood.pointwise(w, d)), u, data)
-            return prior_value, value, prior_grad, grad
-
-        return jax.vmap(one)(U)
-
-    def rows(data: LikelihoodData, U: Array) -> Rows:
-        return jax.vmap(likelihood.rows, in_axes=(0, None))(U, data)
-
-    def states(data: LikelihoodData, U: Array) -> Array:
-        return jax.vmap(likelihood.states, in_axes=(0, None))(U, data)
-
-    return _Functions(
-        likelihood,
-        jax.jit(prior_fn),
-        jax.jit(likelihood.log_likelihood),
-        jax.jit(likelihood.pointwise),
-        jax.jit(likelihood.simulated),
-        jax.jit(rows),
-        jax.jit(states),
-        Batched(*map(jax.jit, (batched_log_prior, batched_log_likelihood, batched_value_and_grad))),
-    )

@@ -18,7 +18,7 @@ from scipy import stats
 from kinbayes.formats.petab_table import PEtabError, UnsupportedPEtabError, read_rows
 from kinbayes.formats.petab_v1 import read_petab
 from kinbayes.problem import noise
-from kinbayes.problem.log_prior import log_prior
+from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.observables import Experiment, Measurement, Observable
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.priors import LogNormal, Normal, Uniform
@@ -165,7 +165,7 @@ def test_priors_are_those_of_petab(tmp_path, family, scale):
     theirs = priors.Prior.from_par_dict(
         {**dict(zip(header, row, strict=True)), "lowerBound": 0.4, "upperBound": 2.5}, "objective"
     )
-    function, data = log_prior([parameter])
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
     low, high = parameter.scaled_bounds
     u = np.linspace(low, high, 9)[1:-1]
     ours = jax.vmap(function, in_axes=(0, None))(jnp.asarray(u)[:, None], data)

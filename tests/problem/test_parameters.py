@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinbayes.problem import parameters as maps
-from kinbayes.problem.log_prior import log_prior
+from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.parameters import Box, Parameter, ParameterError
 from kinbayes.problem.priors import LogNormal, LogUniform, Normal, Uniform
 
@@ -73,7 +73,7 @@ def test_without_a_prior_an_open_bound_is_improper(bounds):
     parameter = Parameter("k", **bounds)
     assert not parameter.is_proper
     assert parameter.effective_prior is None
-    function, data = log_prior([parameter])
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
     assert float(function(jnp.array([1.0]), data)) == 0
     with pytest.raises(ParameterError, match="'k' has no proper prior to draw from"):
         maps.draw([parameter], np.random.default_rng(0), 3)
@@ -136,7 +136,7 @@ def test_far_out_slopes_are_no_nan(walls, x):
 
 def test_the_prior_in_unconstrained_space_integrates_to_one():
     parameter = Parameter("k", Normal(1.0, 0.7), scale="log10", lower=0.1, upper=10.0)
-    function, data = log_prior([parameter])
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
     box = Box(data.lower, data.upper)
 
     def log_density(x):
@@ -153,7 +153,7 @@ def test_the_prior_in_unconstrained_space_integrates_to_one():
 
 def densities_at(theta, prior, scale, bounds):
     parameter = Parameter("k", prior, scale=scale, lower=bounds[0], upper=bounds[1])
-    function, data = log_prior([parameter])
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
     u = maps.scaled(theta[:, None], (scale,))
     return np.asarray(jax.vmap(function, in_axes=(0, None))(jnp.asarray(u), data))
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from kinbayes.problem import parameters as maps
-from kinbayes.problem.log_prior import log_prior
+from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.priors import Laplace, LogLaplace, LogNormal, LogUniform, Normal, Uniform
 
@@ -41,7 +41,7 @@ def parameter_of(prior, scale, bounds):
 
 
 def log_densities(parameter, u):
-    function, data = log_prior([parameter])
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
     return np.asarray(jax.jit(jax.vmap(function, in_axes=(0, None)))(jnp.asarray(u)[:, None], data))
 
 
@@ -128,7 +128,7 @@ def test_truncation_keeps_its_accuracy_in_either_tail(side):
 @pytest.mark.parametrize(("prior", "scale", "bounds"), [c for c in CASES if c.id.endswith("truncated")])
 def test_outside_the_bounds_there_is_no_density_and_no_slope(prior, scale, bounds):
     parameter = parameter_of(prior, scale, bounds)
-    function, data = log_prior([parameter])
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
     low, high = parameter.scaled_bounds
     for u in (low - 0.1, high + 0.1, low - 1e3):
         value, slope = jax.value_and_grad(function)(jnp.array([u]), data)
@@ -144,7 +144,7 @@ def test_parameters_of_equal_form_keep_their_own_numbers():
         Parameter("d", None, lower=-1.0, upper=3.0),
         Parameter("e"),
     ]
-    function, data = log_prior(parameters)
+    function, data = prior_function(forms(parameters)), prior_data(parameters)
     u = np.array([0.4, -0.2, 5.0, 0.0, 100.0])
     expected = (
         stats.norm.logpdf(0.4)

@@ -107,6 +107,7 @@ def test_a_short_run_says_that_it_has_not_converged(problem):
     assert any("independent draws" in reason for reason in found["not_converged_because"])
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")  # eight measurements, each of weight
 def test_result_holds_what_the_store_promises(problem, nuts_run, tmp_path):
     path = tmp_path / "run.nc"
     nuts_run.to_netcdf(str(path), engine="h5netcdf")

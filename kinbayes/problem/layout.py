@@ -1,0 +1,203 @@
+"""The arrays of a likelihood: measurements, times, experiments and constants, laid out lane by lane and row by row.
+
+A *lane* is one simulation: a parameter vector under one experiment. The *inputs* of a lane are the names that
+something outside the model may set. All of this is numbers: changing them compiles nothing.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from kinbayes.model.model import Model, ModelError
+from kinbayes.problem.observables import DataError, Experiment, Measurement
+
+
+class Source(NamedTuple):
+    """Where values come from: entry `index` of the natural parameter vector, or a constant where it is −1."""
+
+    index: Int[Array, "*shape"]
+    constant: Float[Array, "*shape"]
+
+    def values(self, theta: Float[Array, " dim"]) -> Float[Array, "*shape"]:
+        """Return the values under a natural parameter vector."""
+        padded = jnp.concatenate([theta, jnp.zeros(1)])
+        return jnp.where(self.index >= 0, padded[self.index], self.constant)
+
+
+class RowData(NamedTuple):
+    """The numbers of one observable's measurements."""
+
+    lane: Int[Array, " rows"]
+    time_index: Int[Array, " rows"]
+    time: Float[Array, " rows"]
+    placeholders: Source  # (placeholders, rows)
+    measurement: Float[Array, " rows"]
+
+
+class LikelihoodData(NamedTuple):
+    """The numbers of a likelihood, a pytree."""
+
+    inputs: Source  # (inputs, lanes)
+    is_given: Float[Array, "sometimes lanes"]
+    times: Float[Array, "lanes times"]
+    rows: tuple[RowData, ...]  # one an observable
+    order: Int[Array, " measurements"]  # from rows by observable to rows of the data
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+
+
+class Slots(NamedTuple):
+    """Where a structure wants numbers.
+
+    Attributes
+    ----------
+    model
+        The model.
+    parameter_names
+        The estimated parameters, in the order of the parameter vector.
+    inputs
+        The inputs of a lane.
+    sometimes
+        Those of them that only some experiments give.
+    placeholders
+        Observable -> the names in its formulas that each measurement fills in.
+    """
+
+    model: Model
+    parameter_names: tuple[str, ...]
+    inputs: tuple[str, ...]
+    sometimes: tuple[str, ...]
+    placeholders: Mapping[str, tuple[str, ...]]
+
+
+def layout(
+    slots: Slots,
+    measurements: Sequence[Measurement],
+    experiments: Sequence[Experiment],
+    constants: Mapping[str, float],
+    *,
+    rtol: float,
+    atol: float,
+) -> LikelihoodData:
+    """Return the arrays for these measurements.
+
+    Parameters
+    ----------
+    slots
+        Where the structure wants numbers.
+    measurements, experiments
+        What was measured, and under what conditions.
+    constants
+        Parameters that are not estimated, and their values.
+    rtol, atol
+        Tolerances of the simulation.
+
+    Raises
+    ------
+    ModelError
+        If an experiment sets what the model does not have, or to what is no number or parameter.
+    DataError
+        If a row gives too few or too many values for the placeholders of its observable, or unknown names.
+    """
+    values = _Values(slots.parameter_names, constants)
+    for experiment in experiments:
+        _check_experiment(slots.model, values, experiment)
+    used = [e for e in experiments if any(m.experiment == e.name for m in measurements)]
+    lane_of = {e.name: k for k, e in enumerate(used)}
+    lane_times = [sorted({m.time for m in measurements if m.experiment == e.name}) for e in used]
+    most = max(len(t) for t in lane_times)
+    times = np.array([t + [t[-1]] * (most - len(t)) for t in lane_times])
+    time_index = [{t: k for k, t in enumerate(ts)} for ts in lane_times]
+    groups = [[r for r, m in enumerate(measurements) if m.observable == o] for o in slots.placeholders]
+    row_data = []
+    for (observable, own), group in zip(slots.placeholders.items(), groups, strict=True):
+        members = [measurements[r] for r in group]
+        lanes = [lane_of[m.experiment] for m in members]
+        cells = [values.cells(observable, own, r, measurements[r]) for r in group]
+        row_data.append(
+            RowData(
+                jnp.asarray(lanes, dtype=int),
+                jnp.asarray([time_index[c][m.time] for c, m in zip(lanes, members, strict=True)], dtype=int),
+                jnp.asarray([m.time for m in members], dtype=float),
+                values.source([[row[k] for row in cells] for k in range(len(own))], len(group)),
+                jnp.asarray([m.value for m in members], dtype=float),
+            )
+        )
+    order = np.argsort(np.array([r for group in groups for r in group]), kind="stable")
+    is_given = np.array([[float(n in e.values) for e in used] for n in slots.sometimes]).reshape(-1, len(used))
+    inputs = [[e.values.get(n, values.default(slots.model, n)) for e in used] for n in slots.inputs]
+    return LikelihoodData(
+        values.source(inputs, len(used)),
+        jnp.asarray(is_given),
+        jnp.asarray(times),
+        tuple(row_data),
+        jnp.asarray(order),
+        jnp.asarray(rtol, dtype=float),
+        jnp.asarray(atol, dtype=float),
+    )
+
+
+def _check_experiment(model: Model, values: "_Values", experiment: Experiment) -> None:
+    for name, value in experiment.values.items():
+        if name not in model.initial:
+            raise ModelError(
+                f"experiment {experiment.name!r} sets {name!r}, which is no state or parameter of the model"
+            )
+        if not values.has(value):
+            raise ModelError(
+                f"experiment {experiment.name!r} sets {name!r} to {value!r}, neither a number nor a parameter"
+            )
+
+
+class _Values(NamedTuple):
+    """What a cell may name."""
+
+    estimated: tuple[str, ...]
+    constants: Mapping[str, float]
+
+    def has(self, cell: float | str) -> bool:
+        """Return whether a cell is a number or names a parameter."""
+        if cell in self.estimated or cell in self.constants:
+            return True
+        try:
+            return not math.isnan(float(cell))
+        except ValueError:
+            return False
+
+    def default(self, model: Model, name: str) -> float | str:
+        """Return what a lane takes for a name that its experiment does not set."""
+        if name in self.estimated or name in self.constants:
+            return name
+        definition = model.initial[name]
+        return float(definition.value) if definition.op == "const" else 0.0
+
+    def cells(self, observable: str, own: Sequence[str], row: int, m: Measurement) -> list[str]:
+        """Return the values that a measurement gives for its observable's placeholders."""
+        cells = []
+        for column, kind, given in (
+            ("observableParameters", "observableParameter", m.observable_parameters),
+            ("noiseParameters", "noiseParameter", m.noise_parameters),
+        ):
+            expected = sum(p.startswith(kind) for p in own)
+            if len(given) != expected:
+                raise DataError(
+                    f"data row {row}, column {column!r}: observable {observable!r} takes {expected} value(s) there, "
+                    f"but {list(given)} has {len(given)}"
+                )
+            cells.extend(given)
+        for cell in cells:
+            if not self.has(cell):
+                raise DataError(f"data row {row}: {cell!r} is neither a number nor a parameter of the problem")
+        return cells
+
+    def source(self, table: list[list[float | str]], width: int) -> Source:
+        """Return where the values of a table of cells come from."""
+        flat = [cell for line in table for cell in line]
+        index = [self.estimated.index(c) if c in self.estimated else -1 for c in flat]
+        constant = [0.0 if c in self.estimated else float(self.constants.get(c, c)) for c in flat]
+        shape = (len(table), width)
+        return Source(jnp.asarray(index, dtype=int).reshape(shape), jnp.asarray(constant, dtype=float).reshape(shape))
