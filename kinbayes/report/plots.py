@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kinbayes.results import summary
-from kinbayes.results.store import InferenceData, attributes
+from kinbayes.results.attributes import attributes
+from kinbayes.results.store import InferenceData
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/)
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

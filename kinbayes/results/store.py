@@ -5,10 +5,7 @@ grouped by observable: `y` has the dimension `y_measurement`, whose coordinate i
 Attributes hold what NetCDF can, so that ArviZ's own writers work too: see `encode`.
 """
 
-import importlib.metadata
-import json
 import os
-import platform
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,22 +13,19 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import arviz as az
-import jax
 import numpy as np
 import xarray as xr
 from arviz import InferenceData
 from jaxtyping import Bool, Float, Shaped
 
-from kinbayes import __version__
+from kinbayes.results.attributes import encode
 
 LAYOUT = 1  # of the file; a change that older readers would misread raises it
 _LAYOUT_ATTR = "kinbayes_layout"
 _OWN_NAMES = frozenset(
     {"chain", "draw", "start", "iteration", "log_density", "log_likelihood", "log_prior", "converged"}
 )
-_DEPENDENCIES = ("jax", "diffrax", "numpyro", "arviz", "numpy")
 _JSON_STARTS = ("{", "[", '"')
-_INT64 = np.iinfo(np.int64)
 
 
 class StoreError(ValueError):
@@ -310,52 +304,6 @@ def _inference_data(
     )
 
 
-def encode(attrs: Mapping[str, object]) -> dict[str, str | int | float]:
-    """Return attributes as NetCDF can hold them.
-
-    Texts and numbers stay. A truth value becomes 0 or 1, since NetCDF has none. None is left out. Mappings
-    and sequences become JSON text, in which both keep their meaning; `attributes` reads it back.
-
-    Raises
-    ------
-    StoreError
-        If a value is none of these.
-    """
-    found: dict[str, str | int | float] = {}
-    for name, value in attrs.items():
-        plain = value.item() if isinstance(value, np.generic) else value
-        if plain is None:
-            continue
-        if isinstance(plain, int):
-            # Beyond 64 bits NetCDF has no integers; seeds may be longer.
-            found[name] = int(plain) if _INT64.min <= plain <= _INT64.max else str(plain)
-        else:
-            # A text that looks like JSON is written as JSON, so that reading is unambiguous.
-            is_plain = isinstance(plain, float) or (isinstance(plain, str) and not plain.startswith(_JSON_STARTS))
-            found[name] = plain if is_plain else _json(name, plain)
-    return found
-
-
-def _json(name: str, value: object) -> str:
-    def plain(part: object) -> object:
-        if isinstance(part, np.generic | np.ndarray):
-            return part.tolist()
-        raise StoreError(
-            f"attribute {name!r} holds {part!r} of type {type(part).__name__}; "
-            "give text, numbers, truth values, None, or lists and dicts of these"
-        )
-
-    return json.dumps(value, default=plain, ensure_ascii=False)
-
-
-def attributes(idata: InferenceData) -> dict[str, object]:
-    """Return what is known of a run, its nested settings as dicts and lists again."""
-    return {
-        name: json.loads(value) if isinstance(value, str) and value.startswith(_JSON_STARTS) else value
-        for name, value in idata.attrs.items()
-    }
-
-
 def save(idata: InferenceData, path: str | os.PathLike[str]) -> Path:
     """Write a result to a NetCDF file, all or nothing: what stands there is replaced at the end, at once.
 
@@ -415,8 +363,7 @@ def load(path: str | os.PathLike[str]) -> InferenceData:
         raise StoreError(f"{path} is a NetCDF file, but not one of kinbayes; read it with arviz.from_netcdf")
     if layout > LAYOUT:
         raise StoreError(
-            f"{path} has layout {layout}, but kinbayes {__version__} reads layouts up to {LAYOUT}; "
-            "update kinbayes to read it"
+            f"{path} has layout {layout}, but this kinbayes reads layouts up to {LAYOUT}; update kinbayes to read it"
         )
     with az.rc_context({"data.load": "eager"}):
         idata = az.from_netcdf(str(path), engine="h5netcdf")
@@ -424,10 +371,3 @@ def load(path: str | os.PathLike[str]) -> InferenceData:
         name: value.item() if isinstance(value, np.generic) else value for name, value in idata.attrs.items()
     }
     return idata
-
-
-def environment() -> dict[str, object]:
-    """Return what a run depends on: `versions` by name, and `devices`."""
-    versions = {"kinbayes": __version__, "python": platform.python_version()}
-    versions |= {name: importlib.metadata.version(name) for name in _DEPENDENCIES}
-    return {"versions": versions, "devices": [f"{d.platform}:{d.id} {d.device_kind}" for d in jax.devices()]}

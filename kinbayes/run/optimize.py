@@ -17,7 +17,7 @@ from kinbayes.results.store import InferenceData
 from kinbayes.run import record
 from kinbayes.run.driver import run_optimizer
 from kinbayes.run.progress import ProgressDisplay
-from kinbayes.run.sample import checked_settings
+from kinbayes.run.settings import checked_settings
 from kinbayes.run.starts import drawn_starts
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.problem import Problem
-from kinbayes.results.store import MeasurementTable, ParameterTable, environment
+from kinbayes.results.attributes import environment
+from kinbayes.results.store import MeasurementTable, ParameterTable
 
 MEASURE = "densities with respect to the scaled parameters (each on its own scale)"
 

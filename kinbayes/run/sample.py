@@ -1,6 +1,5 @@
 """Sampling a posterior: starts, the run, and its result."""
 
-import inspect
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,11 +12,13 @@ from kinbayes.ode.status import Status
 from kinbayes.problem.parameters import Box, ParameterError, constrain, natural, unconstrain
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
+from kinbayes.results.attributes import encode
 from kinbayes.results.store import InferenceData
 from kinbayes.results.summary import converged
 from kinbayes.run import record
 from kinbayes.run.driver import SamplerRun, run_sampler
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.settings import checked_settings
 from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Target
@@ -121,25 +122,8 @@ def sample(
         "converged": is_converged,
         "not_converged_because": reasons,
     }
-    idata.attrs.update(store.encode(attrs))
+    idata.attrs.update(encode(attrs))
     return idata
-
-
-def checked_settings(
-    name: str, factory: object, settings: Mapping[str, object], fixed: tuple[str, ...]
-) -> tuple[tuple[str, object], ...]:
-    """Return all settings of a factory as pairs, its defaults where none were given.
-
-    Raises
-    ------
-    ValueError
-        If a setting is unknown.
-    """
-    defaults = {p.name: p.default for p in inspect.signature(factory).parameters.values() if p.name not in fixed}
-    unknown = sorted(set(settings) - set(defaults))
-    if unknown:
-        raise ValueError(f"unknown settings {unknown} of {name!r}; choose from {list(defaults)}")
-    return tuple({**defaults, **settings}.items())
 
 
 def target(problem: Problem) -> Target:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 import kinbayes as kb
-from kinbayes.results.store import attributes
+from kinbayes.results.attributes import attributes
 from kinbayes.results.summary import diagnostics
 
 

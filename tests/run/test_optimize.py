@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import kinbayes as kb
-from kinbayes.results.store import attributes
+from kinbayes.results.attributes import attributes
 
 
 @pytest.fixture(scope="module")

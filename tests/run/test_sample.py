@@ -8,7 +8,7 @@ from scipy import stats
 
 import kinbayes as kb
 from kinbayes.problem.parameters import ParameterError
-from kinbayes.results.store import attributes
+from kinbayes.results.attributes import attributes
 from kinbayes.run.starts import StartError, chain_starts
 
 RATE_FORWARD, RATE_BACKWARD, SIGMA = 0.3, 0.1, 0.5
