@@ -11,6 +11,7 @@ from arviz import InferenceData
 
 _DEPENDENCIES = ("jax", "diffrax", "numpyro", "arviz", "numpy")
 _INT64 = np.iinfo(np.int64)
+_JSON_STARTS = ("{", "[", '"')
 
 
 class AttributeValueError(ValueError):

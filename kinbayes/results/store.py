@@ -25,7 +25,6 @@ _LAYOUT_ATTR = "kinbayes_layout"
 _OWN_NAMES = frozenset(
     {"chain", "draw", "start", "iteration", "log_density", "log_likelihood", "log_prior", "converged"}
 )
-_JSON_STARTS = ("{", "[", '"')
 
 
 class StoreError(ValueError):
