@@ -21,21 +21,23 @@ def main() -> None:
     parser.add_argument("--sampler", default="nuts")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--warmup", type=int, default=1000)
-    parser.add_argument("--starts", type=int, default=0, help="starts of a multistart to begin at; 0: the prior")
+    parser.add_argument("--initial", default="prior", help="prior, nominal, or multistart")
+    parser.add_argument("--starts", type=int, default=20, help="starts of the multistart")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--keep", type=Path, help="where to save the whole run")
     given = parser.parse_args()
 
     problem = kb.read_petab(given.problem)
-    mode = kb.optimize(problem, starts=given.starts, seed=given.seed) if given.starts else None
+    is_searched = given.initial == "multistart"
+    mode = kb.optimize(problem, starts=given.starts, seed=given.seed) if is_searched else None
     idata = kb.sample(
         problem,
         given.sampler,
         draws=given.draws,
         warmup=given.warmup,
         seed=given.seed,
-        initial="prior" if mode is None else mode,
+        initial=given.initial if mode is None else mode,
     )
     if given.keep:
         idata.to_netcdf(str(given.keep), engine="h5netcdf")
@@ -44,7 +46,7 @@ def main() -> None:
     row = {
         "problem": problem.name,
         "sampler": given.sampler,
-        "initial": f"multistart of {given.starts}" if mode is not None else "prior",
+        "initial": f"multistart of {given.starts}" if mode is not None else given.initial,
         "chains": idata.posterior.sizes["chain"],
         "warmup": given.warmup,
         "draws": given.draws,
