@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch):
 
     def command(*args):
         result = CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
-        return result.exit_code, result.output
+        return result.exit_code, " ".join(result.output.split())  # lines break where the terminal ends
 
     return command
 
