@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pandas as pd
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -301,8 +302,8 @@ def _write(path: Path, write: Callable[[Path], object]) -> Path:
 def _print_table(table: pd.DataFrame, title: str) -> None:
     said = [c for c in table.columns if not table[c].astype(str).eq("").all()]
     table = table[said]
-    shown = Table(title=title, title_justify="left")
-    shown.add_column(str(table.index.name or ""), style="bold", overflow="fold")
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+    shown.add_column(str(table.index.name or ""), style="bold", no_wrap=True)
     for column in table.columns:
         is_text = not pd.api.types.is_numeric_dtype(table[column])
         shown.add_column(str(column), justify="left" if is_text else "right", overflow="fold")
