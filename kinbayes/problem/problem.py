@@ -343,9 +343,11 @@ class Problem:
         """A digest of everything that defines the posterior: model, parameters, noise, experiments, data, solver."""
         model = self.model
         code = program([*model.derivatives.values(), *model.initial.values(), *model.expressions.values()])
+        parameters = [(p.name, p.scale, p.prior, p.bounds, None if p.estimate else p.nominal) for p in self.parameters]
+        observables = [(o.name, o.formula, o.noise) for o in self.observables]
         parts = (
             (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), code),
-            (self.parameters, self.observables, [(e.name, sorted(e.values.items())) for e in self.experiments]),
+            (parameters, observables, [(e.name, sorted(e.values.items())) for e in self.experiments]),
             (self.measurements, self.rtol, self.atol, self.solver, self.max_steps),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()

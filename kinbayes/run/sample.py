@@ -73,6 +73,8 @@ def sample(
         If no start has a density.
     ValueError
         If a name or a setting is unknown.
+    RuntimeError
+        If the run was interrupted before its first draw.
     """
     began = time.perf_counter()
     if sampler not in SAMPLERS:
@@ -102,6 +104,8 @@ def sample(
             seed=seed,
             on_chunk=display and display.update,
         )
+    if run.position.shape[1] == 0:
+        raise RuntimeError(f"the run was {run.stopped} in its warmup, so there are no draws to keep")
     idata = _result(problem, run, rng)
     is_converged, reasons = converged(idata)
     if run.stopped != "completed":

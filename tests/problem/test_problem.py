@@ -1,5 +1,6 @@
 """The posterior: densities, gradients, failures, and what does not compile again."""
 
+import dataclasses
 import logging
 import math
 from pathlib import Path
@@ -274,6 +275,8 @@ def test_the_hash_knows_what_defines_the_posterior(problem):
         decay([PARAMETERS[0], Parameter("A_0", Normal(2.0, 1.1)), PARAMETERS[2]]),
     ]
     assert len({problem.hash, *(other.hash for other in others)}) == 5
+    shown = [dataclasses.replace(p, nominal=0.7, unit="mM") for p in PARAMETERS]
+    assert decay(shown).hash == problem.hash, "nominal values and units are for tables and plots"
 
 
 # ---- other questions

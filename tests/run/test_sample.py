@@ -9,6 +9,7 @@ from scipy import stats
 import kinbayes as kb
 from kinbayes.problem.parameters import ParameterError
 from kinbayes.results.attributes import attributes
+from kinbayes.run.driver import run_sampler
 from kinbayes.run.starts import StartError, chain_starts
 
 RATE_FORWARD, RATE_BACKWARD, SIGMA = 0.3, 0.1, 0.5
@@ -173,3 +174,13 @@ def test_improper_posterior_is_refused(problem):
     improper = kb.Problem(problem.model, open_ended, problem.observables, data)
     with pytest.raises(ParameterError, match=r"the prior of \['A_0'\] is improper .* or optimize instead"):
         kb.sample(improper)
+
+
+def test_a_run_interrupted_in_its_warmup_says_so(problem, monkeypatch):
+    def interrupted(*args, **kwargs):
+        run = run_sampler(*args, **{**kwargs, "num_warmup": 0, "num_draws": 0})
+        return run._replace(stopped="interrupted")
+
+    monkeypatch.setattr("kinbayes.run.sample.run_sampler", interrupted)
+    with pytest.raises(RuntimeError, match="interrupted in its warmup, so there are no draws"):
+        kb.sample(problem, "random_walk", progress=False)
