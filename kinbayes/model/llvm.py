@@ -1,0 +1,265 @@
+"""Machine code of expressions: straight-line LLVM IR, compiled in memory by llvmlite."""
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import llvmlite.binding as llvm
+
+from kinbayes.model.codegen import Program, program
+from kinbayes.model.expressions import OPERATIONS, Expr
+
+# NaN and infinity stay what they are: a step that holds one must never look like a good step.
+_FLAGS = "nsz arcp contract reassoc"
+_LONGEST = 300  # statements of one function; the register allocator's time grows faster than a function's length
+_LARGEST_POWER = 16  # x**n by multiplication up to here
+
+
+class Function(NamedTuple):
+    """A function `void name(const double* in…, double* out…)` whose arrays do not overlap.
+
+    Attributes
+    ----------
+    name
+        Its name in the module.
+    inputs
+        For every input array the symbols of its entries.
+    outputs
+        For every output array the expressions of its entries.
+    """
+
+    name: str
+    inputs: Sequence[Sequence[str]]
+    outputs: Sequence[Sequence[Expr]]
+
+
+class MachineCode(NamedTuple):
+    """Compiled functions; an address is good for as long as `owner` lives."""
+
+    addresses: dict[str, int]
+    owner: llvm.ExecutionEngine
+
+
+def machine_code(functions: Sequence[Function]) -> MachineCode:
+    """Return the functions as machine code of this processor.
+
+    Raises
+    ------
+    ValueError
+        If an expression uses a symbol that is no input of its function.
+    """
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name, address in _special_functions(functions).items():
+        llvm.add_symbol(name, address)
+    module = llvm.parse_assembly(assembly(functions))
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2, jit=True
+    )
+    # Level 1: on this straight-line code the higher levels compile longer for nothing.
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
+    builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return MachineCode({f.name: engine.get_function_address(f.name) for f in functions}, engine)
+
+
+def assembly(functions: Sequence[Function]) -> str:
+    """Return the functions as the text of one LLVM module."""
+    parts = [_function(function) for function in functions]
+    declared = sorted({line for _, calls in parts for line in calls})
+    return "\n".join([*(text for text, _ in parts), *declared])
+
+
+def _special_functions(functions: Sequence[Function]) -> dict[str, int]:
+    """Return the addresses of those functions in use that a C library need not have."""
+    found = {op for f in functions for root in _roots(f) for op in _SPECIAL if _uses(root, op)}
+    if not found:
+        return {}
+    from numba.extending import get_cython_function_address
+
+    return {_LIBRARY[op][0]: get_cython_function_address("scipy.special.cython_special", _SPECIAL[op]) for op in found}
+
+
+def _uses(root: Expr, op: str) -> bool:
+    return any(instruction[0] == op for instruction in program([root]).instructions)
+
+
+def _roots(function: Function) -> list[Expr]:
+    return [root for array in function.outputs for root in array]
+
+
+_SPECIAL = {"log_gamma": "gammaln", "digamma": "__pyx_fuse_1psi"}
+
+# Operation -> function of doubles, and its number of arguments.
+_LIBRARY = {
+    "pow": ("llvm.pow.f64", 2),
+    "abs": ("llvm.fabs.f64", 1),
+    "floor": ("llvm.floor.f64", 1),
+    "ceil": ("llvm.ceil.f64", 1),
+    "sqrt": ("llvm.sqrt.f64", 1),
+    "exp": ("llvm.exp.f64", 1),
+    "log": ("llvm.log.f64", 1),
+    "log10": ("llvm.log10.f64", 1),
+    "sin": ("llvm.sin.f64", 1),
+    "cos": ("llvm.cos.f64", 1),
+    # Unlike minnum and maxnum, these pass a NaN on.
+    "min": ("llvm.minimum.f64", 2),
+    "max": ("llvm.maximum.f64", 2),
+    **{op: (op, 1) for op in ("tan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")},
+    "log_gamma": ("kinbayes_log_gamma", 1),
+    "digamma": ("kinbayes_digamma", 1),
+}
+_ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_COMPARISONS = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+_LOGIC = {"and": "and", "or": "or"}
+
+
+def _number(value: float) -> str:
+    """Return a constant by its bits, so that none is rounded and NaN and infinity have a form."""
+    return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+
+
+def _function(function: Function) -> tuple[str, set[str]]:
+    """Return the text of a function, in pieces of bearable length, and the declarations that it needs."""
+    code = program(_roots(function))
+    place = {s: (f"i{k}", at) for k, names in enumerate(function.inputs) for at, s in enumerate(names)}
+    unknown = sorted({value for op, _, value in code.instructions if op == "symbol"} - place.keys())
+    if unknown:
+        raise ValueError(f"function {function.name!r} uses {unknown}, which are none of its inputs")
+    targets: dict[int, list[tuple[str, int]]] = {}
+    flat = iter(code.outputs)
+    for k, array in enumerate(function.outputs):
+        for at in range(len(array)):
+            targets.setdefault(next(flat), []).append((f"o{k}", at))
+    steps = [k for k, (op, _, _) in enumerate(code.instructions) if op not in ("const", "symbol")]
+    # What is no operation is stored first.
+    plain = [k for k in targets if code.instructions[k][0] in ("const", "symbol")]
+    pieces = [(plain if at == 0 else []) + steps[at : at + _LONGEST] for at in range(0, max(len(steps), 1), _LONGEST)]
+    names = [f"{p}{k}" for p, arrays in (("i", function.inputs), ("o", function.outputs)) for k in range(len(arrays))]
+    if len(pieces) == 1:
+        writer = _Writer(code, place, {})
+        return _definition(function.name, names, writer.body(pieces[0], targets), ""), writer.calls
+    slots = _crossing(code, pieces)
+    calls: set[str] = set()
+    texts = []
+    for number, piece in enumerate(pieces):
+        writer = _Writer(code, place, slots)
+        texts.append(_definition(f"{function.name}.{number}", [*names, "s"], writer.body(piece, targets), "internal "))
+        calls |= writer.calls
+    arguments = ", ".join(f"ptr %{name}" for name in [*names, "s"])
+    body = [f"%s = alloca [{len(slots)} x double], align 64"]
+    body += [f"call void @{function.name}.{number}({arguments})" for number in range(len(pieces))]
+    return "\n".join([*texts, _definition(function.name, names, body, "")]), calls
+
+
+def _definition(name: str, arguments: Sequence[str], body: Sequence[str], linkage: str) -> str:
+    head = ", ".join(f"ptr noalias nocapture %{a}" for a in arguments)
+    # Pieces are kept apart: inlined they would be one long function again.
+    kept = "noinline " if linkage else ""
+    return f"define {linkage}void @{name}({head}) {kept}nounwind {{\n" + "\n".join([*body, "ret void", "}"])
+
+
+def _crossing(code: Program, pieces: Sequence[Sequence[int]]) -> dict[int, int]:
+    """Return a place in memory for every register that a later piece reads."""
+    home = {k: number for number, piece in enumerate(pieces) for k in piece}
+    slots: dict[int, int] = {}
+    for number, piece in enumerate(pieces):
+        for k in piece:
+            for a in code.instructions[k][1]:
+                if a in home and home[a] != number:
+                    slots.setdefault(a, len(slots))
+    return slots
+
+
+class _Writer:
+    """The text of one piece: registers are written where they are first needed."""
+
+    def __init__(self, code: Program, place: dict[str, tuple[str, int]], slots: dict[int, int]) -> None:
+        self.code = code
+        self.place = place
+        self.slots = slots
+        self.calls: set[str] = set()
+        self.lines: list[str] = []
+        self.known: dict[int, str] = {}
+        self.count = 0
+
+    def body(self, piece: Sequence[int], targets: dict[int, list[tuple[str, int]]]) -> list[str]:
+        for k in piece:
+            value = self.operation(k) if self.code.instructions[k][0] not in ("const", "symbol") else self.value(k)
+            self.known[k] = value
+            is_boolean = self.is_boolean(k)
+            if k in self.slots or k in targets:
+                number = self.new(f"uitofp i1 {value} to double") if is_boolean else value
+                where = [("s", self.slots[k])] if k in self.slots else []
+                for array, at in where + targets.get(k, []):
+                    self.lines.append(f"store double {number}, ptr {self.address(array, at)}")
+        return self.lines
+
+    def is_boolean(self, k: int) -> bool:
+        op = self.code.instructions[k][0]
+        return op in OPERATIONS and OPERATIONS[op].is_boolean
+
+    def new(self, text: str) -> str:
+        self.count += 1
+        self.lines.append(f"%v{self.count} = {text}")
+        return f"%v{self.count}"
+
+    def address(self, array: str, at: int) -> str:
+        return self.new(f"getelementptr inbounds double, ptr %{array}, i64 {at}")
+
+    def value(self, k: int) -> str:
+        """Return the register or constant that holds the result of instruction k."""
+        if k not in self.known:
+            op, _, value = self.code.instructions[k]
+            if op == "const":
+                self.known[k] = _number(value)
+            else:
+                array, at = self.place[value] if op == "symbol" else ("s", self.slots[k])
+                loaded = self.new(f"load double, ptr {self.address(array, at)}")
+                self.known[k] = self.new(f"fcmp une double {loaded}, {_number(0.0)}") if self.is_boolean(k) else loaded
+        return self.known[k]
+
+    def operation(self, k: int) -> str:
+        op, args, _ = self.code.instructions[k]
+        if op == "pow" and (power := self.integer_power(*args)) is not None:
+            return power
+        values = [self.value(a) for a in args]
+        if op in _ARITHMETIC:
+            return self.new(f"{_ARITHMETIC[op]} {_FLAGS} double {values[0]}, {values[1]}")
+        if op in _COMPARISONS:
+            return self.new(f"fcmp {_COMPARISONS[op]} double {values[0]}, {values[1]}")
+        if op in _LOGIC:
+            return self.new(f"{_LOGIC[op]} i1 {values[0]}, {values[1]}")
+        return self.unusual(op, values)
+
+    def unusual(self, op: str, values: list[str]) -> str:
+        match op:
+            case "neg":
+                return self.new(f"fneg {_FLAGS} double {values[0]}")
+            case "not":
+                return self.new(f"xor i1 {values[0]}, true")
+            case "where":
+                return self.new(f"select i1 {values[0]}, double {values[1]}, double {values[2]}")
+            case "sign":  # of 0 and NaN: themselves
+                below = self.new(f"fcmp olt double {values[0]}, {_number(0.0)}")
+                lower = self.new(f"select i1 {below}, double {_number(-1.0)}, double {values[0]}")
+                above = self.new(f"fcmp ogt double {values[0]}, {_number(0.0)}")
+                return self.new(f"select i1 {above}, double {_number(1.0)}, double {lower}")
+        name, count = _LIBRARY[op]
+        self.calls.add(f"declare double @{name}({', '.join(['double'] * count)})")
+        return self.new(f"call double @{name}({', '.join(f'double {v}' for v in values)})")
+
+    def integer_power(self, base: int, exponent: int) -> str | None:
+        """Return x**n by repeated squaring; None where n is no small integer constant."""
+        op, _, n = self.code.instructions[exponent]
+        if op != "const" or not float(n).is_integer() or not 0 < abs(n) <= _LARGEST_POWER:
+            return None
+        square, result, left = self.value(base), None, int(abs(n))
+        while left:
+            if left & 1:
+                result = square if result is None else self.new(f"fmul {_FLAGS} double {result}, {square}")
+            left >>= 1
+            if left:
+                square = self.new(f"fmul {_FLAGS} double {square}, {square}")
+        return result if n > 0 else self.new(f"fdiv {_FLAGS} double {_number(1.0)}, {result}")
