@@ -39,7 +39,7 @@ def read_petab(
     *,
     rtol: float = 1e-6,
     atol: float = 1e-9,
-    solver: str = "rodas5p",
+    engine: str = "native",
     max_steps: int = 10_000,
 ) -> Problem:
     """Read a problem in PEtab version 1.
@@ -48,7 +48,7 @@ def read_petab(
     ----------
     path
         The YAML file. Every file that it names lies in its folder or below.
-    rtol, atol, solver, max_steps
+    rtol, atol, engine, max_steps
         Settings of the simulation, see `Problem`.
 
     Returns
@@ -66,7 +66,7 @@ def read_petab(
     PEtabError
         If a table contradicts itself, another table, or the model.
     UnsupportedPEtabError
-        If the problem is PEtab version 2, or uses several models, pre-equilibration, or steady states.
+        If the problem is PEtab version 2, or uses several models, or measurements of a steady state (time `inf`).
     SBMLError
         If the model cannot be read.
 
@@ -89,6 +89,7 @@ def read_petab(
         raise PEtabError(f"{files.measurements[0]}: there are no measurements")
     for row in measured:
         _check_measurement(row, expected, values)
+        _check_preequilibration(row, experiments, model)
     used = {value for _, e in experiments.values() for value in e.values.values()}
     used |= {part for row in measured for column in _PLACEHOLDERS for part in row.parts(column)}
     # A table may name a parameter that only the model gives a value.
@@ -105,7 +106,7 @@ def read_petab(
             experiments=[e for _, e in experiments.values()],
             rtol=rtol,
             atol=atol,
-            solver=solver,
+            engine=engine,
             max_steps=max_steps,
         )
     except DataError as error:
@@ -293,16 +294,14 @@ def _experiment(row: Row, model: Model, values: Mapping[str, float | None]) -> E
             continue
         if column not in model.initial:
             raise row.error(column, f"{column!r} is no species, compartment or parameter that can be set")
-        if cell:  # an empty cell leaves the model as it is
+        # An empty cell, which is also how NaN is read, leaves the model as it is: its own start, or after a
+        # pre-equilibration its steady state.
+        if cell:
             given[column] = cell if cell in values else row.number(column)
     return Experiment(row.identifier("conditionId"), given)
 
 
 def _check_measurement(row: Row, expected: Mapping[str, Mapping[str, int]], values: Mapping[str, float | None]) -> None:
-    if row["preequilibrationConditionId"]:
-        raise UnsupportedPEtabError(
-            f"{row.place}, column 'preequilibrationConditionId': pre-equilibration is not supported yet"
-        )
     if math.isinf(number(row["time"])):
         raise UnsupportedPEtabError(f"{row.place}, column 'time': steady states (inf) are not supported yet")
     for column, count in expected.get(row["observableId"], {}).items():
@@ -313,3 +312,14 @@ def _check_measurement(row: Row, expected: Mapping[str, Mapping[str, int]], valu
         for part in parts:
             if part not in values and math.isnan(number(part)):
                 raise row.error(column, f"{part!r} is neither a number nor a parameter")
+
+
+def _check_preequilibration(row: Row, experiments: Mapping[str, tuple[Row, Experiment]], model: Model) -> None:
+    """Refuse a condition that leaves open what its pre-equilibration sets; only a state has a steady state to keep."""
+    before, after = (experiments.get(row[c]) for c in ("preequilibrationConditionId", "simulationConditionId"))
+    if before is None or after is None:
+        return  # no pre-equilibration, or a name that the table of measurements will be refused for
+    for name in before[1].values:
+        if name not in model.derivatives and name not in after[1].values:
+            text = f"it is empty, but {before[1].name!r}, its pre-equilibration, sets {name!r}; give a value for both"
+            raise after[0].error(name, text)

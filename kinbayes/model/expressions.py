@@ -367,6 +367,71 @@ def derivatives(roots: Sequence[Expr], name: str) -> list[Expr]:
     return [done[root] for root in roots]
 
 
+def lift_constants(roots: Sequence[Expr], varying: Iterable[str], prefix: str) -> tuple[list[Expr], dict[str, Expr]]:
+    """Return `roots` with what does not depend on the symbols `varying` computed beforehand.
+
+    Division by such a part becomes multiplication by its inverse.
+
+    Returns
+    -------
+    roots
+        The roots, in the old symbols and in new ones, `prefix` and a number.
+    parts
+        New symbol -> the expression it stands for, in the old symbols.
+    """
+    mask = functools.reduce(operator.or_, map(_bit, varying), 0)
+    names: dict[Expr, Expr] = {}
+
+    def lifted(node: Expr) -> Expr:
+        if node._mask & mask or not node.args or _is_boolean(node):
+            return done.get(node, node)
+        if node not in names:
+            names[node] = symbol(f"{prefix}{len(names)}")
+        return names[node]
+
+    done: dict[Expr, Expr] = {}
+    for node in postorder(roots):
+        if node._mask & mask:
+            args = node.args
+            if node.op == "div" and not args[1]._mask & mask:
+                done[node] = apply("mul", lifted(args[0]), lifted(1 / args[1]))
+            elif args:
+                done[node] = apply(node.op, *map(lifted, args))
+    return [lifted(root) for root in roots], {e.value: part for part, e in names.items()}
+
+
+class Switch(NamedTuple):
+    """A comparison that changes at one time alone, and that time."""
+
+    condition: Expr
+    time: Expr
+
+
+def time_switches(roots: Sequence[Expr], states: Iterable[str], prefix: str) -> tuple[list[Expr], dict[str, Switch]]:
+    """Return `roots` with every comparison of time with a constant replaced by a symbol that is 1 or 0.
+
+    A comparison counts if its two sides differ by a linear function of time that no state enters. Between the times
+    of the switches, the roots are smooth where they were only piecewise so.
+    """
+    mask = functools.reduce(operator.or_, map(_bit, states), 0)
+    switches: dict[str, Switch] = {}
+    done: dict[Expr, Expr] = {}
+    for node in postorder(roots):
+        if not node.depends_on("time") or not node.args:
+            done[node] = node
+            continue
+        if node.op in ("lt", "le", "gt", "ge") and not node._mask & mask:
+            (slope,) = derivatives([node.args[0] - node.args[1]], "time")
+            if not slope.depends_on("time"):
+                (at_zero,) = substitute([node.args[0] - node.args[1]], {"time": ZERO})
+                name = f"{prefix}{len(switches)}"
+                switches[name] = Switch(where(node, ONE, ZERO), -at_zero / slope)
+                done[node] = apply("ne", symbol(name), ZERO)
+                continue
+        done[node] = apply(node.op, *(done[a] for a in node.args))
+    return [done[root] for root in roots], switches
+
+
 class SparseJacobian(NamedTuple):
     """The entries of a Jacobian that are not identically zero, by rows."""
 

@@ -73,16 +73,12 @@ def assembly(functions: Sequence[Function]) -> str:
 
 def _special_functions(functions: Sequence[Function]) -> dict[str, int]:
     """Return the addresses of those functions in use that a C library need not have."""
-    found = {op for f in functions for root in _roots(f) for op in _SPECIAL if _uses(root, op)}
+    found = {op for f in functions for op, _, _ in program(_roots(f)).instructions} & _SPECIAL.keys()
     if not found:
         return {}
     from numba.extending import get_cython_function_address
 
     return {_LIBRARY[op][0]: get_cython_function_address("scipy.special.cython_special", _SPECIAL[op]) for op in found}
-
-
-def _uses(root: Expr, op: str) -> bool:
-    return any(instruction[0] == op for instruction in program([root]).instructions)
 
 
 def _roots(function: Function) -> list[Expr]:

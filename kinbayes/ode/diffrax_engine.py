@@ -113,13 +113,6 @@ def _rodas5p(model: Model, names: Sequence[str]) -> Rodas5P:
     )
 
 
-SOLVERS: dict[str, Callable[[Model, Sequence[str]], diffrax.AbstractSolver]] = {
-    "rodas5p": _rodas5p,
-    "kvaerno5": lambda model, names: diffrax.Kvaerno5(),
-    "tsit5": lambda model, names: diffrax.Tsit5(),
-}
-
-
 class Solution(NamedTuple):
     """States at the requested times, and how the simulation ended."""
 
@@ -127,15 +120,13 @@ class Solution(NamedTuple):
     status: Int[Array, ""]
 
 
-def integrator(model: Model, *, solver: str = "rodas5p", max_steps: int = 10_000) -> Callable[..., Solution]:
+def integrator(model: Model, *, max_steps: int = 10_000) -> Callable[..., Solution]:
     """Return `integrate(initial, parameters, times, rtol, atol)` for one lane, from time 0.
 
     Parameters
     ----------
     model
         The model.
-    solver
-        `rodas5p` (implicit, for stiff models and most others), `kvaerno5` (implicit) or `tsit5` (explicit).
     max_steps
         Steps after which a simulation is given up.
 
@@ -144,14 +135,7 @@ def integrator(model: Model, *, solver: str = "rodas5p", max_steps: int = 10_000
     integrate
         JAX function: start (states,), parameters (parameters,), ascending times (times,), tolerances -> Solution.
         Forward-mode differentiable, also under vmap; times may repeat.
-
-    Raises
-    ------
-    ValueError
-        If the solver is unknown.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; choose from {sorted(SOLVERS)}")
     names = ("time", *model.states, *model.parameters)
     rhs = to_jax(list(model.derivatives.values()), names)
     num_states = len(model.states)
@@ -159,7 +143,7 @@ def integrator(model: Model, *, solver: str = "rodas5p", max_steps: int = 10_000
     def vector_field(t: Array, y: Array, p: Array) -> Array:
         return jnp.stack(rhs(t, *y, *p))
 
-    method = SOLVERS[solver](model, names)
+    method = _rodas5p(model, names)
 
     def integrate(
         initial: Float[Array, " states"],

@@ -1,17 +1,15 @@
 """One simulation of a model, as a labelled dataset."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Float
 
-from kinbayes.model.codegen import to_jax
+from kinbayes.model.expressions import evaluate
 from kinbayes.model.model import Model
-from kinbayes.ode.diffrax_engine import integrator
+from kinbayes.ode import kernel, native
 from kinbayes.ode.status import Status
 
 
@@ -26,7 +24,6 @@ def simulate(
     *,
     rtol: float = 1e-6,
     atol: float = 1e-9,
-    solver: str = "rodas5p",
     max_steps: int = 10_000,
 ) -> xr.Dataset:
     """Simulate a model from time 0.
@@ -42,8 +39,6 @@ def simulate(
         follows.
     rtol, atol
         Relative and absolute tolerance.
-    solver
-        `rodas5p`, `kvaerno5` (both implicit) or `tsit5` (explicit).
     max_steps
         Steps after which the simulation is given up.
 
@@ -75,39 +70,73 @@ def simulate(
     lost = sorted(name for name, value in given.items() if not np.isfinite(value))
     if lost:
         raise ValueError(f"{lost} have no finite value; give them in parameters=")
-    run = _compiled(model, tuple(given), solver, max_steps)
-    values, status = run(jnp.asarray(list(given.values())), jnp.asarray(times), rtol, atol)
+    code = _compiled(model, tuple(given))
+    numbers = _numbers(code, list(given.values()), times, (rtol, atol), max_steps)
+    found = native.simulated(numbers, np.zeros((1, 0)), with_states=True)
+    status, reached = Status(int(found.lanes.status[0, 0])), found.lanes.time[0, 0]
     if status != Status.OK:
-        raise SimulationError(f"the simulation of {model.name!r} failed: {Status(int(status)).advice}")
-    names = (*model.states, *model.expressions)
+        raise SimulationError(f"the simulation of {model.name!r} failed at time {reached:g}: {status.advice}")
+    start = model.initial_values(tuple(given))
+    constants = evaluate([start[name] for name in model.parameters], {**given, "time": 0.0})
+    values = {
+        "time": times,
+        **dict(zip(model.parameters, constants, strict=True)),
+        **dict(zip(model.states, found.states[0].T, strict=True)),
+    }
+    expressions = evaluate(list(model.expressions.values()), values)
+    columns = {name: values[name] for name in model.states} | dict(zip(model.expressions, expressions, strict=True))
     variables = {
-        name: ("time", np.asarray(column), {"unit": model.units[name]} if name in model.units else {})
-        for name, column in zip(names, values, strict=True)
+        name: ("time", np.broadcast_to(column, times.shape), {"unit": model.units[name]} if name in model.units else {})
+        for name, column in columns.items()
     }
     return xr.Dataset(variables, coords={"time": times}, attrs={"model": model.name, "rtol": rtol, "atol": atol})
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(model: Model, given: tuple[str, ...], solver: str, max_steps: int) -> Callable:
-    start = model.initial_values(given)
-    start_fn = to_jax([start[n] for n in (*model.states, *model.parameters)], (*given, "time"))
-    outputs_fn = to_jax(list(model.expressions.values()), ("time", *model.states, *model.parameters))
-    integrate = integrator(model, solver=solver, max_steps=max_steps)
-    num_states = len(model.states)
+def _compiled(model: Model, given: tuple[str, ...]) -> native.Compiled:
+    return native.compiled(model, model.initial_values(given), given, [])
 
-    @jax.jit
-    def run(values: Array, times: Array, rtol: ArrayLike, atol: ArrayLike) -> tuple[list[Array], Array]:
-        start_values = start_fn(*values, 0.0)
-        constants = start_values[num_states:]
-        initial = jnp.stack(start_values[:num_states]) if num_states else jnp.zeros(0)
-        solution = integrate(
-            initial,
-            jnp.stack(constants) if constants else jnp.zeros(0),
-            times,
-            jnp.asarray(rtol),
-            jnp.asarray(atol),
-        )
-        outputs = outputs_fn(times, *solution.states.T, *constants)
-        return [*solution.states.T, *(jnp.broadcast_to(o, times.shape) for o in outputs)], solution.status
 
-    return run
+def _numbers(
+    code: native.Compiled, given: list[float], times: np.ndarray, tolerances: tuple, max_steps: int
+) -> native.Numbers:
+    """Return the numbers of one lane without measurements."""
+    num_states = code.num_states - code.has_time
+    sizes = kernel.Sizes(
+        parameters=0,
+        inputs=len(given),
+        sometimes=0,
+        states=code.num_states,
+        has_time=int(code.has_time),
+        constants=code.num_constants,
+        switches=code.num_switches,
+        observables=0,
+        entries=len(code.entries[0]),
+        factors=code.num_factors,
+        lanes=1,
+        times=len(times),
+        rows=0,
+        arguments=0,
+        columns=0,
+        max_steps=max_steps,
+    )
+    none = np.zeros(0)
+    by_parameter = np.full(len(given), -1)
+    ints = kernel.Ints(
+        sizes=np.array(sizes),
+        entry_rows=code.entries[0],
+        entry_columns=code.entries[1],
+        input_index=by_parameter,
+        is_equilibrated=np.zeros(1),
+        equilibration_index=by_parameter,
+        is_reset=np.ones(num_states),
+        lane_times=np.array([0, len(times)]),
+        time_rows=np.zeros(len(times) + 1),
+        row_function=none,
+        row_place=none,
+        row_arguments=np.zeros(1),
+        argument_index=none,
+    )
+    values = np.array(given)
+    floats = kernel.Floats(np.array(tolerances), none, values, none, values, none, times, none)
+    return native.Numbers(code.addresses, *kernel.pack(ints, floats))

@@ -1,7 +1,8 @@
 """The arrays of a likelihood: measurements, times, experiments and constants, laid out lane by lane and row by row.
 
-A *lane* is one simulation: a parameter vector under one experiment. The *inputs* of a lane are the names that
-something outside the model may set. All of this is numbers: changing them compiles nothing.
+A *lane* is one simulation: a parameter vector under one experiment, after one pre-equilibration or none. The *inputs*
+of a lane are the names that something outside the model may set. All of this is numbers: changing them compiles
+nothing.
 """
 
 import math
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kinbayes.model.model import Model, ModelError
 from kinbayes.problem.observables import DataError, Experiment, Measurement
@@ -38,11 +39,32 @@ class RowData(NamedTuple):
     measurement: Float[Array, " rows"]
 
 
+class EquilibrationData(NamedTuple):
+    """The numbers of what comes before time 0: the model is brought to its steady state, then its experiment begins.
+
+    Attributes
+    ----------
+    is_used
+        Whether a lane has a pre-equilibration.
+    inputs, is_given
+        Those of the pre-equilibration, laid out like those of the experiment; where there is none, the experiment's.
+    is_reset
+        Whether the experiment sets a state anew at time 0; after a pre-equilibration the other states go on from the
+        steady state.
+    """
+
+    is_used: Bool[Array, " lanes"]
+    inputs: Source  # (inputs, lanes)
+    is_given: Float[Array, "sometimes lanes"]
+    is_reset: Bool[Array, "lanes states"]
+
+
 class LikelihoodData(NamedTuple):
-    """The numbers of a likelihood, a pytree."""
+    """The numbers of a likelihood, a pytree. Every lane starts at time 0, after its pre-equilibration if it has one."""
 
     inputs: Source  # (inputs, lanes)
     is_given: Float[Array, "sometimes lanes"]
+    equilibration: EquilibrationData
     times: Float[Array, "lanes times"]
     rows: tuple[RowData, ...]  # one an observable
     order: Int[Array, " measurements"]  # from rows by observable to rows of the data
@@ -99,16 +121,17 @@ def layout(
     Raises
     ------
     ModelError
-        If an experiment sets what the model does not have, or to what is no number or parameter.
+        If an experiment sets what the model does not have, or to what is no number or parameter; NaN is allowed only
+        for a state, in an experiment that always comes after a pre-equilibration.
     DataError
         If a row gives too few or too many values for the placeholders of its observable, or unknown names.
     """
     values = _Values(slots.parameter_names, constants)
+    lanes = _lanes(measurements, experiments)
     for experiment in experiments:
-        _check_experiment(slots.model, values, experiment)
-    used = [e for e in experiments if any(m.experiment == e.name for m in measurements)]
-    lane_of = {e.name: k for k, e in enumerate(used)}
-    lane_times = [sorted({m.time for m in measurements if m.experiment == e.name}) for e in used]
+        _check_experiment(slots.model, values, experiment, lanes)
+    lane_of = {lane: k for k, lane in enumerate(lanes)}
+    lane_times = [sorted({m.time for m in measurements if _lane(m) == lane}) for lane in lanes]
     most = max(len(t) for t in lane_times)
     times = np.array([t + [t[-1]] * (most - len(t)) for t in lane_times])
     time_index = [{t: k for k, t in enumerate(ts)} for ts in lane_times]
@@ -116,23 +139,29 @@ def layout(
     row_data = []
     for (observable, own), group in zip(slots.placeholders.items(), groups, strict=True):
         members = [measurements[r] for r in group]
-        lanes = [lane_of[m.experiment] for m in members]
+        own_lanes = [lane_of[_lane(m)] for m in members]
         cells = [values.cells(observable, own, r, measurements[r]) for r in group]
         row_data.append(
             RowData(
-                jnp.asarray(lanes, dtype=int),
-                jnp.asarray([time_index[c][m.time] for c, m in zip(lanes, members, strict=True)], dtype=int),
+                jnp.asarray(own_lanes, dtype=int),
+                jnp.asarray([time_index[k][m.time] for k, m in zip(own_lanes, members, strict=True)], dtype=int),
                 jnp.asarray([m.time for m in members], dtype=float),
                 values.source([[row[k] for row in cells] for k in range(len(own))], len(group)),
                 jnp.asarray([m.value for m in members], dtype=float),
             )
         )
     order = np.argsort(np.array([r for group in groups for r in group]), kind="stable")
-    is_given = np.array([[float(n in e.values) for e in used] for n in slots.sometimes]).reshape(-1, len(used))
-    inputs = [[e.values.get(n, values.default(slots.model, n)) for e in used] for n in slots.inputs]
+    named = {e.name: e for e in experiments}
+    simulated = [named[lane.experiment] for lane in lanes]
+    equilibrated = [named[lane.preequilibration or lane.experiment] for lane in lanes]
+    is_reset = [[n in e.given for n in slots.model.states] for e in simulated]
     return LikelihoodData(
-        values.source(inputs, len(used)),
-        jnp.asarray(is_given),
+        *_conditions(slots, values, simulated),
+        EquilibrationData(
+            jnp.asarray([lane.preequilibration != "" for lane in lanes]),
+            *_conditions(slots, values, equilibrated),
+            jnp.asarray(is_reset, dtype=bool),
+        ),
         jnp.asarray(times),
         tuple(row_data),
         jnp.asarray(order),
@@ -141,11 +170,46 @@ def layout(
     )
 
 
-def _check_experiment(model: Model, values: "_Values", experiment: Experiment) -> None:
+class _Lane(NamedTuple):
+    """The names of a lane's experiment and of its pre-equilibration, empty where there is none."""
+
+    experiment: str
+    preequilibration: str
+
+
+def _lane(measurement: Measurement) -> _Lane:
+    return _Lane(measurement.experiment, measurement.preequilibration)
+
+
+def _lanes(measurements: Sequence[Measurement], experiments: Sequence[Experiment]) -> list[_Lane]:
+    """Return the lanes that measurements need, in the order of the experiments; none before any pre-equilibration."""
+    rank = {name: k for k, name in enumerate(["", *(e.name for e in experiments)])}
+    return sorted(set(map(_lane, measurements)), key=lambda lane: tuple(rank[name] for name in lane))
+
+
+def _conditions(
+    slots: Slots, values: "_Values", lanes: Sequence[Experiment]
+) -> tuple[Source, Float[Array, "sometimes lanes"]]:
+    """Return the inputs of lanes under one experiment each, and which of those that are set sometimes are set."""
+    inputs = [[e.values[n] if n in e.given else values.default(slots.model, n) for e in lanes] for n in slots.inputs]
+    is_given = np.array([[float(n in e.given) for e in lanes] for n in slots.sometimes])
+    return values.source(inputs, len(lanes)), jnp.asarray(is_given.reshape(-1, len(lanes)))
+
+
+def _check_experiment(model: Model, values: "_Values", experiment: Experiment, lanes: Sequence[_Lane]) -> None:
+    own = [lane for lane in lanes if experiment.name in lane]
+    is_after = bool(own) and all(lane.preequilibration not in ("", experiment.name) for lane in own)
     for name, value in experiment.values.items():
         if name not in model.initial:
             raise ModelError(
                 f"experiment {experiment.name!r} sets {name!r}, which is no state or parameter of the model"
+            )
+        if name not in experiment.given:
+            if is_after and name in model.derivatives:
+                continue  # it goes on from the steady state
+            raise ModelError(
+                f"experiment {experiment.name!r} sets {name!r} to nan, which is only for states, and only where every "
+                f"measurement of the experiment comes after a pre-equilibration; give a number, or leave {name!r} out"
             )
         if not values.has(value):
             raise ModelError(

@@ -1,28 +1,19 @@
-"""From the scaled parameter vector to the log density of every measurement: the functions of one structure.
+"""What a likelihood computes, as expressions: the start of every lane, and the log density of a measurement."""
 
-They are compiled once. The numbers (measurements, times, experiments, constants, tolerances) are arrays that are passed
-in, laid out by `layout`.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kinbayes.model.codegen import to_jax
 from kinbayes.model.expressions import Expr, substitute, symbol
 from kinbayes.model.formula import FormulaError, parse
 from kinbayes.model.model import Model, ModelError
-from kinbayes.ode.diffrax_engine import integrator
-from kinbayes.ode.status import Status
-from kinbayes.problem.layout import LikelihoodData, Slots
-from kinbayes.problem.observables import Observable
-from kinbayes.problem.parameters import jax_natural
+from kinbayes.problem.layout import Slots
+from kinbayes.problem.observables import Measurement, Observable
 
-_MOST_SETTINGS = 2  # of any noise family
+MEASUREMENT = "the measurement"  # a symbol; no file can use this name
+MOST_SETTINGS = 2  # of any noise family
 
 
 class Rows(NamedTuple):
@@ -42,8 +33,55 @@ class Declaration(NamedTuple):
     is_estimated: bool
 
 
-class Likelihood:
-    """The compiled structure of a likelihood.
+class Row(NamedTuple):
+    """The formulas of one observable, in the names of the model, `extra`, the placeholders and `MEASUREMENT`."""
+
+    log_density: Expr
+    prediction: Expr
+    settings: tuple[Expr, ...]  # of the noise
+
+
+class Likelihood(NamedTuple):
+    """A likelihood as expressions.
+
+    Attributes
+    ----------
+    model
+        The model.
+    scales
+        The scale of every estimated parameter.
+    slots
+        Where numbers go.
+    extra
+        The inputs that only formulas of observables use.
+    start
+        The start of every state and the value of every parameter of the model, in the symbols of `start_inputs`.
+    rows
+        The formulas of every observable.
+    """
+
+    model: Model
+    scales: tuple[str, ...]
+    slots: Slots
+    extra: tuple[str, ...]
+    start: Mapping[str, Expr]
+    rows: tuple[Row, ...]
+
+    @property
+    def start_inputs(self) -> tuple[str, ...]:
+        """The symbols of the inputs, in their order, then those that tell whether the sometimes given are given."""
+        sometimes = {name: self.model.given_names(name) for name in self.slots.sometimes}
+        inputs = [sometimes[n][1] if n in sometimes else n for n in self.slots.inputs]
+        return (*inputs, *(is_given for is_given, _ in sometimes.values()))
+
+
+def likelihood(
+    model: Model,
+    declarations: Sequence[Declaration],
+    observables: Sequence[Observable],
+    given: Sequence[frozenset[str]],
+) -> Likelihood:
+    """Return the expressions of a likelihood.
 
     Parameters
     ----------
@@ -53,106 +91,56 @@ class Likelihood:
         The parameters, in order.
     given
         One set an experiment: the names that it sets.
-    solver, max_steps
-        Settings of the engine.
 
     Raises
     ------
     ModelError
         If a parameter or a formula names what is nowhere defined.
     """
+    formulas = [_formulas(model, o) for o in observables]
+    own = {o.name: tuple(placeholders(o.name, f)) for o, f in zip(observables, formulas, strict=True)}
+    declared = {d.name for d in declarations}
+    _check_names(model, declared, formulas, own)
+    plain = [name for name in model.parameters if model.initial[name].op == "const"]
+    set_by_one = [n for n in model.initial if n in declared or any(n in names for names in given)]
+    extra = tuple(sorted({s for f in formulas for e in f for s in e.symbols} & declared - set(model.initial)))
+    slots = Slots(
+        model,
+        tuple(d.name for d in declarations if d.is_estimated),
+        (*dict.fromkeys([*plain, *set_by_one]), *extra),
+        # A definition that only some experiments replace is kept beside the value that replaces it.
+        tuple(n for n in set_by_one if n not in declared and n not in plain and not all(n in names for names in given)),
+        own,
+    )
+    always = [n for n in slots.inputs if n not in slots.sometimes and n not in extra]
+    rows = []
+    for observable, (prediction, *settings) in zip(observables, formulas, strict=True):
+        density = observable.noise.log_density(symbol(MEASUREMENT), prediction, *settings)
+        rows.append(Row(density, prediction, tuple(settings)))
+    return Likelihood(
+        model,
+        tuple(d.scale for d in declarations if d.is_estimated),
+        slots,
+        extra,
+        model.initial_values(always, slots.sometimes),
+        tuple(rows),
+    )
 
-    def __init__(
-        self,
-        model: Model,
-        declarations: Sequence[Declaration],
-        observables: Sequence[Observable],
-        given: Sequence[frozenset[str]],
-        *,
-        solver: str,
-        max_steps: int,
-    ) -> None:
-        self.model = model
-        self.observables = list(observables)
-        formulas = [_formulas(model, o) for o in observables]
-        own = {o.name: placeholders(o.name, f) for o, f in zip(observables, formulas, strict=True)}
-        declared = {d.name for d in declarations}
-        _check_names(model, declared, formulas, own)
-        plain = [name for name in model.parameters if model.initial[name].op == "const"]
-        set_by_one = [n for n in model.initial if n in declared or any(n in names for names in given)]
-        self.extra = sorted({s for f in formulas for e in f for s in e.symbols} & declared - set(model.initial))
-        self.slots = Slots(
-            model,
-            tuple(d.name for d in declarations if d.is_estimated),
-            (*dict.fromkeys([*plain, *set_by_one]), *self.extra),
-            # A definition that only some experiments replace is kept beside the value that replaces it.
-            tuple(
-                n for n in set_by_one if n not in declared and n not in plain and not all(n in names for names in given)
-            ),
-            own,
-        )
-        self._functions(formulas, tuple(d.scale for d in declarations if d.is_estimated), solver, max_steps)
 
-    def _functions(self, formulas: list, scales: tuple, solver: str, max_steps: int) -> None:
-        model, input_names, sometimes = self.model, self.slots.inputs, self.slots.sometimes
-        always = [n for n in input_names if n not in sometimes and n not in self.extra]
-        start = model.initial_values(always, sometimes)
-        start_names = [*always, *(n for name in sometimes for n in model.given_names(name)), "time"]
-        start_fn = to_jax([start[n] for n in (*model.states, *model.parameters)], start_names)
-        row_names = ("time", *model.states, *model.parameters, *self.extra)
-        prediction_fns = [
-            to_jax(formula, (*row_names, *own))
-            for formula, own in zip(formulas, self.slots.placeholders.values(), strict=True)
-        ]
-        density_fns = []
-        for observable in self.observables:
-            settings = [symbol(f"setting {k}") for k in range(len(observable.noise.formulas))]
-            density = observable.noise.log_density(symbol("measurement"), symbol("prediction"), *settings)
-            density_fns.append(to_jax([density], ("measurement", "prediction", *(s.value for s in settings))))
-        integrate = integrator(model, solver=solver, max_steps=max_steps)
-        num_states = len(model.states)
-        always_rows = np.array([input_names.index(n) for n in always], dtype=int)
-        sometimes_rows = np.array([input_names.index(n) for n in sometimes], dtype=int)
-        extra_rows = np.array([input_names.index(n) for n in self.extra], dtype=int)
+def refuse_equilibration(measurements: Sequence[Measurement]) -> None:
+    """Refuse measurements that come after a pre-equilibration: the functions here would start without it.
 
-        def lanes(u: Float[Array, " dim"], data: LikelihoodData) -> tuple[Array, Array, Array, Array, Array]:
-            theta = jax_natural(u, scales)
-            inputs = data.inputs.values(theta)
-            switched = [v for k, row in enumerate(sometimes_rows) for v in (data.is_given[k], inputs[row])]
-            values = start_fn(*(inputs[row] for row in always_rows), *switched, jnp.zeros(()))
-            values = (
-                jnp.stack([jnp.broadcast_to(v, data.times.shape[:1]) for v in values], axis=-1)
-                if values
-                else (jnp.zeros((data.times.shape[0], 0)))
+    Raises
+    ------
+    ModelError
+        If there is one.
+    """
+    for m in measurements:
+        if m.preequilibration:
+            raise ModelError(
+                f"the JAX engine cannot pre-equilibrate the model under experiment {m.preequilibration!r}, as the data "
+                f"of {m.experiment!r} ask for; use engine='native'"
             )
-            initial, constants = values[:, :num_states], values[:, num_states:]
-            solution = jax.vmap(integrate, in_axes=(0, 0, 0, None, None))(
-                initial, constants, data.times, data.rtol, data.atol
-            )
-            return theta, solution.states, constants, inputs[extra_rows], solution.status
-
-        def rows(u: Float[Array, " dim"], data: LikelihoodData) -> Rows:
-            theta, states, constants, extra, status = lanes(u, data)
-            parts = []
-            for prediction_fn, density_fn, row in zip(prediction_fns, density_fns, data.rows, strict=True):
-                at_rows = (*states[row.lane, row.time_index].T, *constants[row.lane].T, *extra[:, row.lane])
-                prediction, *settings = prediction_fn(row.time, *at_rows, *row.placeholders.values(theta))
-                (density,) = density_fn(row.measurement, prediction, *settings)
-                columns = [prediction, density, *settings, *[0.0] * (_MOST_SETTINGS - len(settings))]
-                parts.append(jnp.stack([jnp.broadcast_to(c, row.time.shape) for c in columns], axis=-1))
-            table = jnp.concatenate(parts)[data.order]
-            return Rows(table[:, 0], table[:, 2:], table[:, 1], status)
-
-        def pointwise(u: Float[Array, " dim"], data: LikelihoodData) -> Float[Array, " measurements"]:
-            found = rows(u, data)
-            is_good = jnp.all(found.status == int(Status.OK)) & ~jnp.isnan(found.log_density)
-            return jnp.where(is_good, found.log_density, -jnp.inf)
-
-        self.states = lambda u, data: lanes(u, data)[1]
-        self.rows = rows
-        self.pointwise = forward_differentiable(pointwise)
-        self.simulated = forward_differentiable(lambda u, data: rows(u, data).simulated)
-        self.log_likelihood = forward_differentiable(lambda u, data: jnp.sum(pointwise(u, data)))
 
 
 def _check_names(model: Model, declared: set[str], formulas: list, own: Mapping[str, Sequence[str]]) -> None:
@@ -190,30 +178,3 @@ def placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:
         ]
         names += [f"{kind}{k}_{observable}" for k in range(1, max(numbers, default=0) + 1)]
     return names
-
-
-def forward_differentiable(function: Callable) -> Callable:
-    """Return `function(u, data)` with the derivative rule of forward mode, whatever mode is asked for.
-
-    The Jacobian with respect to u is computed forward, since solving an ODE backward costs far more; the rule is
-    linear in the tangent, so reverse mode transposes it. Where a value is not finite its derivative is zero.
-    """
-
-    @jax.custom_jvp
-    def wrapped(u: Array, data: tuple) -> Array:
-        return function(u, data)
-
-    @wrapped.defjvp
-    def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        u, data = primals
-        value, jacobian = value_and_jacobian(function, u, data)
-        return value, jacobian @ tangents[0]
-
-    return wrapped
-
-
-def value_and_jacobian(function: Callable, u: Float[Array, " dim"], data: tuple) -> tuple[Array, Array]:
-    """Return the value and the Jacobian (…, dim) with respect to u, in forward mode; zeros at values not finite."""
-    basis = jnp.eye(u.shape[0])
-    value, columns = jax.vmap(lambda v: jax.jvp(lambda w: function(w, data), (u,), (v,)), out_axes=(None, -1))(basis)
-    return value, jnp.where(jnp.isfinite(value)[..., None], columns, 0.0)

@@ -44,17 +44,27 @@ class Experiment:
     Parameters
     ----------
     name
-        Its id, as in the data's column `simulationConditionId`.
+        Its id, as in the data's columns `simulationConditionId` and `preequilibrationConditionId`.
     values
-        Model parameter or state (its start) -> a number, or the name of a parameter.
+        Model parameter or state (its start) -> a number, or the name of a parameter. After a pre-equilibration a
+        state goes on from the steady state where it has no value here, or NaN.
     """
 
     name: str
     values: Mapping[str, float | str] = field(default_factory=dict)
 
+    @property
+    def given(self) -> frozenset[str]:
+        """The names that it gives a value: all that it holds but those at NaN."""
+        return frozenset(n for n, value in self.values.items() if isinstance(value, str) or not math.isnan(value))
+
 
 class Measurement(NamedTuple):
-    """One row of the data."""
+    """One row of the data.
+
+    `preequilibration` names the experiment under which the model is brought to its steady state before time 0,
+    where `experiment` begins; it is empty where there is none.
+    """
 
     observable: str
     experiment: str
@@ -62,6 +72,7 @@ class Measurement(NamedTuple):
     value: float
     observable_parameters: tuple[str, ...]
     noise_parameters: tuple[str, ...]
+    preequilibration: str = ""
 
 
 def place(table: pd.DataFrame, row: int, column: str) -> str:
@@ -89,10 +100,14 @@ def number(table: pd.DataFrame, row: int, column: str) -> float:
     return value
 
 
-def _split(cell: object) -> tuple[str, ...]:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)) or str(cell).strip() == "":
-        return ()
-    return tuple(part.strip() for part in str(cell).split(";"))
+def _text(table: pd.DataFrame, row: int, column: str) -> str:
+    """Return a cell as text, empty where it holds nothing or the table has no such column."""
+    cell = table[column].iloc[row] if column in table.columns else None
+    return "" if pd.isna(cell) or not str(cell).strip() else str(cell)
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(";")) if text else ()
 
 
 def measurements(
@@ -100,9 +115,10 @@ def measurements(
 ) -> list[Measurement]:
     """Return the rows of a table with PEtab's column names, checked.
 
-    `simulationConditionId` may be absent where there is one experiment; `observableParameters` and
-    `noiseParameters` hold values for the placeholders, separated by semicolons. An index named `place` says where
-    each row was read, for messages.
+    `simulationConditionId` may be absent where there is one experiment. `preequilibrationConditionId`, absent or
+    empty where there is no pre-equilibration, names the experiment under which it happens. `observableParameters`
+    and `noiseParameters` hold values for the placeholders, separated by semicolons. An index named `place` says
+    where each row was read, for messages.
 
     Raises
     ------
@@ -115,18 +131,24 @@ def measurements(
             raise DataError(f"data: the column {column!r} is missing; it has {list(table.columns)}")
     if table.empty:
         raise DataError("data: there are no measurements")
-    names = {"observableId": [o.name for o in observables], "simulationConditionId": [e.name for e in experiments]}
+    experiment_names = [e.name for e in experiments]
+    names = {
+        "observableId": [o.name for o in observables],
+        "simulationConditionId": experiment_names,
+        "preequilibrationConditionId": experiment_names,
+    }
     rows = []
     for row in range(len(table)):
+        preequilibration = _text(table, row, "preequilibrationConditionId")
         for column, known in names.items():
-            if column in table.columns and str(table[column].iloc[row]) not in known:
+            is_filled = column in table.columns and (column != "preequilibrationConditionId" or preequilibration)
+            if is_filled and str(table[column].iloc[row]) not in known:
                 raise DataError(f"{place(table, row, column)}: unknown {table[column].iloc[row]!r}; known are {known}")
         time = number(table, row, "time")
         if time < 0:
             raise DataError(f"{place(table, row, 'time')}: {time} lies before the start at time 0")
         has_experiment = "simulationConditionId" in table.columns
-        filled = ("observableParameters", "noiseParameters")
-        parts = [_split(table[c].iloc[row]) if c in table.columns else () for c in filled]
+        parts = [_split(_text(table, row, column)) for column in ("observableParameters", "noiseParameters")]
         rows.append(
             Measurement(
                 str(table["observableId"].iloc[row]),
@@ -134,6 +156,7 @@ def measurements(
                 time,
                 number(table, row, "measurement"),
                 *parts,
+                preequilibration,
             )
         )
     return rows

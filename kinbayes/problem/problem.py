@@ -2,10 +2,9 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -16,14 +15,12 @@ from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
 from kinbayes.ode.status import Status
 from kinbayes.problem import parameters as maps
-from kinbayes.problem.layout import LikelihoodData, layout
-from kinbayes.problem.likelihood import Declaration, Rows
+from kinbayes.problem.layout import layout
+from kinbayes.problem.likelihood import Declaration, Rows, refuse_equilibration
 from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
 from kinbayes.problem.parameters import Box, Parameter
-from kinbayes.problem.structure import Batched, Structure, functions
-
-_BATCH = 64  # vectors simulated at once: enough to fill vector units, little memory
+from kinbayes.problem.structure import Batched, Functions, Structure, functions
 
 
 class Evaluation(NamedTuple):
@@ -47,13 +44,13 @@ class Problem:
         What was measured.
     data
         The measurements, with PEtab's column names: `observableId`, `time`, `measurement`, and where needed
-        `simulationConditionId`, `observableParameters`, `noiseParameters`.
+        `simulationConditionId`, `preequilibrationConditionId`, `observableParameters`, `noiseParameters`.
     experiments
         The conditions that `simulationConditionId` names; by default one, in which the model stands as it is.
     rtol, atol
         Tolerances of the simulation, relative and absolute.
-    solver
-        `rodas5p` for stiff and most other models, `tsit5` for those that are surely not stiff, or `kvaerno5`.
+    engine
+        `native`: machine code on all cores of the CPU; `jax`: for GPUs, and for programs that must be JAX all the way.
     max_steps
         Steps after which a simulation counts as failed.
 
@@ -78,7 +75,7 @@ class Problem:
         experiments: Sequence[Experiment] | None = None,
         rtol: float = 1e-6,
         atol: float = 1e-9,
-        solver: str = "rodas5p",
+        engine: str = "native",
         max_steps: int = 10_000,
         name: str | None = None,
     ) -> None:
@@ -94,14 +91,20 @@ class Problem:
         self.estimated = tuple(p for p in parameters if p.estimate)
         self.observables = tuple(observables)
         self.experiments = tuple(experiments)
-        self.rtol, self.atol, self.solver, self.max_steps = rtol, atol, solver, max_steps
-        self._functions = functions(self._structure())
+        self.rtol, self.atol, self.engine, self.max_steps = rtol, atol, engine, max_steps
         self._prior_data = prior_data(self.estimated)
-        self._set_data(data)
+        self._set_measurements(measurements(data, self.observables, self.experiments))
 
-    def _set_data(self, data: pd.DataFrame) -> None:
-        self.measurements: tuple[Measurement, ...] = tuple(measurements(data, self.observables, self.experiments))
-        self._data = self._layout(self.measurements)
+    def _set_measurements(self, rows: Sequence[Measurement]) -> None:
+        if self.engine == "jax":
+            refuse_equilibration(rows)
+        self.measurements: tuple[Measurement, ...] = tuple(rows)
+        self._functions: Functions = functions(self._structure())
+        constants = {p.name: p.nominal for p in self.parameters if not p.estimate}
+        slots = self._functions.likelihood.slots
+        self._data = self._functions.data(
+            layout(slots, rows, self.experiments, constants, rtol=self.rtol, atol=self.atol)
+        )
 
     def _structure(self) -> Structure:
         return Structure(
@@ -109,15 +112,11 @@ class Problem:
             tuple(Declaration(p.name, p.scale, p.estimate) for p in self.parameters),
             forms(self.estimated),
             self.observables,
-            tuple(frozenset(e.values) for e in self.experiments),
-            self.solver,
+            tuple(e.given for e in self.experiments),
+            self.engine,
             self.max_steps,
+            any(m.preequilibration for m in self.measurements),
         )
-
-    def _layout(self, rows: Sequence[Measurement]) -> LikelihoodData:
-        constants = {p.name: p.nominal for p in self.parameters if not p.estimate}
-        slots = self._functions.likelihood.slots
-        return layout(slots, rows, self.experiments, constants, rtol=self.rtol, atol=self.atol)
 
     def _copy(self) -> "Problem":
         copy = object.__new__(type(self))
@@ -128,14 +127,15 @@ class Problem:
     def with_data(self, data: pd.DataFrame) -> "Problem":
         """Return this problem with other measurements; where the table has the same structure nothing recompiles."""
         copy = self._copy()
-        copy._set_data(data)
+        copy._set_measurements(measurements(data, self.observables, self.experiments))
         return copy
 
     def with_tolerances(self, rtol: float, atol: float) -> "Problem":
         """Return this problem with other solver tolerances; nothing recompiles."""
         copy = self._copy()
         copy.rtol, copy.atol = rtol, atol
-        copy._data = self._data._replace(rtol=jnp.asarray(rtol, dtype=float), atol=jnp.asarray(atol, dtype=float))
+        tolerances = {"rtol": jnp.asarray(rtol, dtype=float), "atol": jnp.asarray(atol, dtype=float)}
+        copy._data = self._functions.data(self._data.layout._replace(**tolerances))
         return copy
 
     def __repr__(self) -> str:
@@ -180,8 +180,11 @@ class Problem:
 
     @property
     def num_lanes(self) -> int:
-        """Number of simulations that one evaluation of the likelihood takes: experiments with measurements."""
-        return int(self._data.times.shape[0])
+        """Number of simulations that one evaluation of the likelihood takes.
+
+        One for every experiment with measurements, and for every pre-equilibration before it.
+        """
+        return int(self._data.layout.times.shape[0])
 
     @property
     def is_proper(self) -> bool:
@@ -264,11 +267,11 @@ class Problem:
 
     def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
         """Return predictions, noise settings, log densities and statuses of a batch of vectors, (n, …) each."""
-        return _in_batches(Partial(self._functions.rows, self._data), U)
+        return self._functions.rows(self._data, np.asarray(U, dtype=float))
 
     def states(self, U: Float[ArrayLike, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
-        """Return the states of every experiment at its own measured times, padded by the last."""
-        return _in_batches(Partial(self._functions.states, self._data), U)
+        """Return the states of every simulation (see `num_lanes`) at its own measured times, padded by the last."""
+        return self._functions.states(self._data, np.asarray(U, dtype=float))
 
     def petab_objective(self, u: Float[ArrayLike, " dim"]) -> float:
         """Return the negative log posterior as PEtab v1 tools count it: no Jacobian, no renormalised priors."""
@@ -317,19 +320,20 @@ class Problem:
         """Return this problem with every observable on a grid of times in one experiment, in place of its data.
 
         Its measurements are NaN: it predicts and has no likelihood. Placeholders of an observable are filled as in
-        its measurements, which must agree on them; where they do not, the observable is left out.
+        its measurements, which must agree on them; where they do not, the observable is left out. The model is
+        pre-equilibrated as for the first measurement of that experiment; if it has none, not at all.
         """
         grid = self._copy()
-        grid.experiments = (experiment,)
+        before = next((m.preequilibration for m in self.measurements if m.experiment == experiment.name), "")
+        grid.experiments = (experiment, *(e for e in self.experiments if e.name == before != experiment.name))
         rows = []
         for observable in self.observables:
             filled = self._placeholder_values(observable.name, experiment.name)
             if filled is not None:
-                rows += [Measurement(observable.name, experiment.name, t, np.nan, *filled) for t in sorted(times)]
+                place = (observable.name, experiment.name)
+                rows += [Measurement(*place, t, np.nan, *filled, before) for t in sorted(times)]
         grid.observables = tuple(o for o in self.observables if any(r.observable == o.name for r in rows))
-        grid._functions = functions(grid._structure())
-        grid.measurements = tuple(rows)
-        grid._data = grid._layout(rows)
+        grid._set_measurements(rows)
         return grid
 
     def _placeholder_values(self, observable: str, experiment: str) -> tuple | None:
@@ -348,20 +352,9 @@ class Problem:
         parts = (
             (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), code),
             (parameters, observables, [(e.name, sorted(e.values.items())) for e in self.experiments]),
-            (self.measurements, self.rtol, self.atol, self.solver, self.max_steps),
+            (self.measurements, self.rtol, self.atol, self.engine, self.max_steps),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _in_batches(function: Callable, U: Float[ArrayLike, "n dim"]) -> tuple | np.ndarray:
-    """Return `function(U)` as NumPy arrays, in batches of one size, so that it is compiled once for any number."""
-    vectors = np.asarray(U, dtype=float)
-    num = len(vectors)
-    padded = np.concatenate([vectors, np.repeat(vectors[-1:], -num % _BATCH, axis=0)])
-    parts = [
-        jax.tree.map(np.asarray, function(jnp.asarray(padded[k : k + _BATCH]))) for k in range(0, len(padded), _BATCH)
-    ]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num], *parts)
 
 
 def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.ndarray:

@@ -74,7 +74,7 @@ def attributes(
         "assumed_priors": assumed,  # uniform on the scale between the bounds, since none was stated
         "rtol": problem.rtol,
         "atol": problem.atol,
-        "solver": problem.solver,
+        "engine": problem.engine,
         "wall_time": wall_time,
         "simulations": simulations,
         **environment(),

@@ -24,7 +24,8 @@ from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.priors import LogNormal, Normal, Uniform
 
 MODELS = Path(__file__).parents[2] / "models"
-SUITE = Path(__file__).parents[2].parent / "shared" / "data" / "petab" / "test_suite" / "v1.0.0" / "sbml"
+PETAB = Path(__file__).parents[2].parent / "shared" / "data" / "petab"
+SUITE, BENCHMARK = PETAB / "test_suite" / "v1.0.0" / "sbml", PETAB / "benchmark"
 
 YAML = """\
 format_version: 1
@@ -172,6 +173,55 @@ def test_priors_are_those_of_petab(tmp_path, family, scale):
     np.testing.assert_allclose(np.exp(ours), theirs.pdf(u, x_scaled=True, rescale=True), rtol=1e-7)
 
 
+AFTER_HIGH = {
+    ("more.tsv", 1): TABLES["more.tsv"].split("\n")[0] + "\tpreequilibrationConditionId",
+    ("more.tsv", 2): "3.5\t1\tz\tlow\t1\thigh",
+}
+
+
+def test_a_preequilibration_is_read_where_there_is_one(tmp_path):
+    problem = read_petab(write(tmp_path, AFTER_HIGH))
+    assert [m.preequilibration for m in problem.measurements] == ["", "", "high"]
+    assert problem.num_lanes == 3
+    low, _ = problem.experiments
+    assert low.given == {"k2"}  # so A goes on from its steady state
+
+
+def test_nan_is_an_empty_cell(tmp_path):
+    expected = read_petab(write(tmp_path / "empty", AFTER_HIGH)).hash
+    path = write(tmp_path / "nan", {**AFTER_HIGH, ("conditions.tsv", 2): "low\tfirst\tNaN\t0.2"})
+    assert read_petab(path).hash == expected
+
+
+def test_what_has_no_steady_state_cannot_be_kept(tmp_path):
+    path = write(tmp_path, {**AFTER_HIGH, ("conditions.tsv", 2): "low\tfirst\t\t"})
+    message = "line 2, column 'k2': it is empty, but 'high', its pre-equilibration, sets 'k2'"
+    with pytest.raises(PEtabError, match=f"{path.parent / 'conditions.tsv'}, {message}"):
+        read_petab(path)
+
+
+@pytest.mark.parametrize("name", ["Brannmark_JBC2010", "Isensee_JCB2018", "Weber_BMC2015", "Zheng_PNAS2012"])
+def test_lanes_of_a_published_problem_are_those_of_its_tables(name):
+    folder = BENCHMARK / name
+    if not folder.is_dir():
+        pytest.skip("the benchmark problems are not here")
+    problem = read_petab(folder / f"{name}.yaml")
+    conditions = pd.read_csv(folder / f"experimentalCondition_{name}.tsv", sep="\t", index_col="conditionId")
+    pairs = ["simulationConditionId", "preequilibrationConditionId"]
+    rows = pd.read_csv(folder / f"measurementData_{name}.tsv", sep="\t")[pairs]
+    lanes = rows.drop_duplicates().set_index(pairs[0])[pairs[1]]
+    lanes = lanes.loc[[c for c in conditions.index if c in lanes.index]]  # each condition has one pre-equilibration
+    assert problem.num_lanes == len(lanes)
+    data, names = problem._data.layout, problem._functions.likelihood.slots.inputs
+    assert np.all(data.equilibration.is_used)
+    assert not np.any(data.equilibration.is_reset)
+    assert [m.preequilibration for m in problem.measurements] == list(rows[pairs[1]])
+    for column in conditions.columns.drop("conditionName"):
+        k = names.index(column)
+        np.testing.assert_array_equal(data.inputs.constant[k], conditions.loc[lanes.index, column])
+        np.testing.assert_array_equal(data.equilibration.inputs.constant[k], conditions.loc[lanes, column])
+
+
 def test_a_prior_may_leave_bounds_open(tmp_path):
     path = write(tmp_path, {("parameters.tsv", 2): "A_0\tlog10\t\t\t10\t1\tlogNormal\t0;2"})
     assert read_petab(path).parameters[0].scaled_bounds == (-np.inf, np.inf)
@@ -197,28 +247,42 @@ def test_the_conversion_reaction_has_its_closed_form():
 
 # ---- PEtab's test suite
 
-UNSUPPORTED = ("0009", "0010", "0017", "0018")  # pre-equilibration
-IN_EVERY_RUN = ("0003", "0012")
-CASES = [
-    pytest.param(f"{k:04}", marks=() if f"{k:04}" in (*IN_EVERY_RUN, *UNSUPPORTED) else pytest.mark.slow)
-    for k in range(1, 21)
-]
+EQUILIBRATED = ("0009", "0010", "0017", "0018")
+IN_EVERY_RUN = ("0003", "0012", "0018")
+CASES = [f"{k:04}" for k in range(1, 21)]
+
+
+def cases(names):
+    return [pytest.param(n, marks=() if n in IN_EVERY_RUN else pytest.mark.slow) for n in names]
 
 
 @pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", cases(n for n in CASES if n not in EQUILIBRATED))
 def test_the_test_suite_agrees(case):
     path = SUITE / case / f"_{case}.yaml"
-    if case in UNSUPPORTED:
-        with pytest.raises(UnsupportedPEtabError, match=r"_measurements.tsv, line 2.*pre-equilibration"):
-            read_petab(path)
-        return
     solution = yaml.safe_load((SUITE / case / f"_{case}_solution.yaml").read_text())
     problem = read_petab(path, rtol=1e-8, atol=1e-10)
     u = problem.nominal
     assert float(problem.log_likelihood(u)) == pytest.approx(solution["llh"], abs=solution["tol_llh"])
     simulated = pd.read_csv(SUITE / case / "_simulations.tsv", sep="\t")["simulation"]
     np.testing.assert_allclose(problem.simulated(u), simulated, atol=solution["tol_simulations"])
+
+
+@pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
+@pytest.mark.parametrize("case", cases(EQUILIBRATED))
+def test_the_test_suite_agrees_where_a_steady_state_goes_on(case):
+    problem = read_petab(SUITE / case / f"_{case}.yaml", rtol=1e-8, atol=1e-10)
+    u = np.asarray(problem.nominal)
+    before, after = problem.experiments
+    assert {(m.preequilibration, m.experiment) for m in problem.measurements} == {(before.name, after.name)}
+    steady = problem.on_grid(before, [1000.0]).states(u[None])[0, 0, 0]
+    kept = {n: float(v) for n, v in zip(problem.model.states, steady, strict=True) if n not in after.given}
+    second = Experiment("second", {**after.values, **kept})
+    expected = pd.read_csv(SUITE / case / "_simulations.tsv", sep="\t")
+    grid = problem.on_grid(second, sorted({m.time for m in problem.measurements}))
+    found = {(m.observable, m.time): float(y) for m, y in zip(grid.measurements, grid.simulated(u), strict=True)}
+    simulated = [found[m.observable, m.time] for m in problem.measurements]
+    np.testing.assert_allclose(simulated, expected["simulation"], atol=1e-6)
 
 
 # ---- what is refused
@@ -266,6 +330,12 @@ LINES = [  # file, line, what it is replaced by, and what is said of it
 FILES = [  # the same for a whole file
     ("conditions.tsv", 1, "conditionId\tconditionName\tC\tk2", "line 2, column 'C': 'C' is no species"),
     ("conditions.tsv", 1, "conditionId\tA\tA\tk2", r"line 1: columns \['A'\] occur twice"),
+    (
+        "more.tsv",
+        1,
+        "measurement\ttime\tobservableId\tsimulationConditionId\tpreequilibrationConditionId",
+        "line 2, column 'preequilibrationConditionId': unknown '1'; known are",
+    ),
     ("more.tsv", 1, "value\ttime\tobservableId", "the column 'simulationConditionId' is missing; there are"),
     ("problem.yaml", 1, "format_version: [1", "this is not YAML"),
     ("problem.yaml", 1, "format_version: 2020-13-45", "this is not YAML: month must be"),
@@ -331,12 +401,6 @@ def test_a_problem_without_measurements_is_refused(tmp_path):
         ("problem.yaml", 4, "  - sbml_files: [model.xml, model.xml]", "it has 2 SBML files; only one"),
         ("problem.yaml", 8, "  - sbml_files: [model.xml]", "it holds 2 problems; only one"),
         ("more.tsv", 2, "1\tinf\tz\tlow", r"line 2, column 'time': steady states \(inf\)"),
-        (
-            "more.tsv",
-            1,
-            "measurement\ttime\tobservableId\tsimulationConditionId\tpreequilibrationConditionId",
-            "line 2, column 'preequilibrationConditionId': pre-equilibration",
-        ),
     ],
 )
 def test_what_is_not_supported_is_said_so(tmp_path, name, line, text, message):

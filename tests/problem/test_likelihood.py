@@ -222,7 +222,7 @@ def test_a_model_without_states_has_a_likelihood():
             ValueError,
             r"observable names \['y'\] are used twice",
         ),
-        ({"solver": "euler"}, ValueError, "unknown solver 'euler'; choose from"),
+        ({"engine": "euler"}, ValueError, "unknown engine 'euler'; choose from"),
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(changes, error, message):

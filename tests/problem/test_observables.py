@@ -35,6 +35,18 @@ def test_rows_become_measurements_in_their_order():
     ]
 
 
+@pytest.mark.parametrize("nothing", [None, math.nan, pd.NA, "", " "])
+def test_a_preequilibration_is_named_or_not(nothing):
+    found = measurements(table(preequilibrationConditionId=["high", nothing, "low"]), OBSERVABLES, EXPERIMENTS)
+    assert [m.preequilibration for m in found] == ["high", "", "low"]
+    assert [m.experiment for m in found] == ["low", "high", "high"]
+
+
+def test_what_is_given_is_all_but_nan():
+    values = {"A": math.nan, "B": 0.0, "k": "nan_is_a_name", "n": 2}
+    assert Experiment("x", values).given == {"B", "k", "n"}
+
+
 def test_one_experiment_needs_no_column():
     data = table().drop(columns="simulationConditionId")
     assert {m.experiment for m in measurements(data, OBSERVABLES, [Experiment("only")])} == {"only"}
@@ -58,6 +70,7 @@ def test_a_table_without_rows_is_refused():
     [
         ("observableId", ["y", "x", "y"], "unknown 'x'; known are"),
         ("simulationConditionId", ["low", "none", "low"], "unknown 'none'; known are"),
+        ("preequilibrationConditionId", ["low", "none", ""], "unknown 'none'; known are"),
         ("time", [0.0, -1.0, 2.0], "lies before the start"),
         ("time", [0.0, "early", 2.0], "'early' is no finite number"),
         ("measurement", [1.0, math.nan, 2.0], "nan is no finite number"),

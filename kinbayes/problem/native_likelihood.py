@@ -1,0 +1,125 @@
+"""The likelihood on the native engine: its expressions as machine code, its numbers as the kernel wants them."""
+
+import itertools
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kinbayes.model.expressions import ZERO
+from kinbayes.ode import kernel, native
+from kinbayes.ode.status import Status
+from kinbayes.problem.layout import LikelihoodData, Source
+from kinbayes.problem.likelihood import MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
+from kinbayes.problem.parameters import LOG_FACTORS
+
+
+def compiled(likelihood: Likelihood) -> native.Compiled:
+    """Compile a likelihood to machine code."""
+    observers = [
+        native.Observer(
+            (row.log_density, row.prediction, *row.settings, *[ZERO] * (MOST_SETTINGS - len(row.settings))),
+            ("time", MEASUREMENT, *own, *likelihood.extra),
+        )
+        for row, own in zip(likelihood.rows, likelihood.slots.placeholders.values(), strict=True)
+    ]
+    return native.compiled(likelihood.model, likelihood.start, likelihood.start_inputs, observers)
+
+
+def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int) -> native.Numbers:
+    """Return the numbers of a likelihood as the kernel wants them."""
+    lane_times = [np.unique(times) for times in np.asarray(data.times)]
+    first_times = np.cumsum([0, *map(len, lane_times)])
+    rows = _rows(likelihood, data, first_times)
+    arguments = [row[3] for row in rows]
+    before = data.equilibration
+    sizes = kernel.Sizes(
+        parameters=len(likelihood.scales),
+        inputs=len(likelihood.slots.inputs),
+        sometimes=len(likelihood.slots.sometimes),
+        states=code.num_states,
+        has_time=int(code.has_time),
+        constants=code.num_constants,
+        switches=code.num_switches,
+        observables=len(likelihood.rows),
+        entries=len(code.entries[0]),
+        factors=code.num_factors,
+        lanes=len(lane_times),
+        times=int(first_times[-1]),
+        rows=len(rows),
+        arguments=max(map(len, arguments)),
+        columns=2 + MOST_SETTINGS,
+        max_steps=max_steps,
+    )
+    ints = kernel.Ints(
+        sizes=np.array(sizes),
+        entry_rows=code.entries[0],
+        entry_columns=code.entries[1],
+        input_index=np.asarray(data.inputs.index).T,
+        is_equilibrated=np.asarray(before.is_used),
+        equilibration_index=np.asarray(before.inputs.index).T,
+        is_reset=np.asarray(before.is_reset),
+        lane_times=first_times,
+        time_rows=np.searchsorted([row[0] for row in rows], np.arange(sizes.times + 1)),
+        row_function=np.array([row[2] for row in rows]),
+        row_place=np.array([row[1] for row in rows]),
+        row_arguments=np.cumsum([0, *map(len, arguments)]),
+        argument_index=np.array([index for index, _ in itertools.chain(*arguments)]),
+    )
+    floats = kernel.Floats(
+        tolerances=np.array([data.rtol, data.atol]),
+        scale_factors=np.array([LOG_FACTORS.get(scale, 0.0) for scale in likelihood.scales]),
+        input_constant=np.asarray(data.inputs.constant).T,
+        is_given=np.asarray(data.is_given).T,
+        equilibration_constant=np.asarray(before.inputs.constant).T,
+        equilibration_is_given=np.asarray(before.is_given).T,
+        times=np.concatenate(lane_times),
+        argument_constant=np.array([constant for _, constant in itertools.chain(*arguments)]),
+    )
+    return native.Numbers(code.addresses, *kernel.pack(ints, floats))
+
+
+def _rows(
+    likelihood: Likelihood, data: LikelihoodData, first_times: Int[np.ndarray, " lanes_and_1"]
+) -> list[tuple[int, int, int, list[tuple[int, float]]]]:
+    """Return (time, place, observable, arguments) of every row, by time; an argument is an index or a constant."""
+    place = np.argsort(np.asarray(data.order))  # data.order puts the rows by observable into the order of the data
+    extra = [likelihood.slots.inputs.index(name) for name in likelihood.extra]
+    inputs = _pairs(data.inputs)
+    found = []
+    for observable, row in enumerate(data.rows):
+        lanes, indices = np.asarray(row.lane).tolist(), np.asarray(row.time_index).tolist()
+        own = _pairs(row.placeholders)
+        plain = np.stack([row.time, row.measurement], axis=-1).tolist()
+        for k, (lane, index, constants) in enumerate(zip(lanes, indices, plain, strict=True)):
+            arguments = [(-1, c) for c in constants] + [line[k] for line in own] + [inputs[e][lane] for e in extra]
+            found.append((int(first_times[lane]) + index, int(place[len(found)]), observable, arguments))
+    return sorted(found, key=lambda row: row[:2])
+
+
+def _pairs(source: Source) -> list[list[tuple[int, float]]]:
+    index, constant = np.asarray(source.index).tolist(), np.asarray(source.constant).tolist()
+    return [list(zip(*lines, strict=True)) for lines in zip(index, constant, strict=True)]
+
+
+def rows(numbers: native.Numbers, U: Float[np.ndarray, "n dim"]) -> Rows:
+    """Return predictions, noise settings, log densities and statuses of a batch of vectors, over all threads."""
+    found = native.simulated(numbers, U, with_rows=True)
+    density, prediction, *settings = np.moveaxis(found.rows, -1, 0)
+    return Rows(prediction, np.stack(settings, axis=-1), density, found.lanes.status)
+
+
+def states(numbers: native.Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
+    """Return the states of every lane at its own times, padded by the last."""
+    sizes = numbers.sizes
+    found = native.simulated(numbers, U, with_states=True).states
+    first = kernel.section(np.asarray(numbers.ints), "lane_times")
+    longest = int(np.max(np.diff(first)))
+    index = [[min(a + k, b - 1) for k in range(longest)] for a, b in itertools.pairwise(first.tolist())]
+    return found.reshape(len(found), sizes.times, -1)[:, np.array(index)]
+
+
+def pointwise(numbers: native.Numbers, u: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " measurements"]:
+    """Return the log density of every measurement; -inf wherever a simulation fails."""
+    found = rows(numbers, np.asarray(u)[None])
+    is_good = np.all(found.status == Status.OK) & ~np.isnan(found.log_density[0])
+    return np.where(is_good, found.log_density[0], -np.inf)
