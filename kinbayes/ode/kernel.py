@@ -33,6 +33,7 @@ class Ints(NamedTuple):
     sizes: np.ndarray  # in the order of `Sizes`
     entry_rows: np.ndarray  # where the Jacobian has entries
     entry_columns: np.ndarray
+    pattern: np.ndarray  # for the linear solver
     input_index: np.ndarray  # (lanes, inputs): an entry of the parameter vector, or -1
     is_equilibrated: np.ndarray  # (lanes,)
     equilibration_index: np.ndarray  # (lanes, inputs)
@@ -66,6 +67,7 @@ class Sizes(NamedTuple):
     sometimes: int
     states: int  # time included where it is one
     has_time: int  # whether time is the last state
+    is_solved: int  # whether the function `stage` solves too
     constants: int
     switches: int
     observables: int
@@ -89,8 +91,9 @@ class Code(NamedTuple):
     start: int  # (inputs) -> states, constants
     switch: int  # (time, constants) -> switches
     linearize: int  # (states, constants) -> derivatives, Jacobian
-    factor: int  # (shift, Jacobian) -> factors of shift I - J
-    solve: int  # (right-hand side, factors) -> solution
+    factor: int  # (shift, Jacobian) -> factors of shift I - J; the pattern is its last argument
+    solve: int  # (right-hand side, factors) -> solution; the pattern is its last argument
+    check: int  # (shift, Jacobian, right-hand side, solution) -> number of rows that are wrong
     stage: (
         int  # (base, rhs, newest stage, its coefficients, constants, factors) -> solution for f(base + a k) + rhs + c k
     )
@@ -229,6 +232,7 @@ def _unpack(ints, floats):
         _plus(i, i[10]),
         _plus(i, i[11]),
         _plus(i, i[12]),
+        _plus(i, i[13]),
     )
     real = Floats(
         _plus(floats, f[0]),
@@ -241,13 +245,15 @@ def _unpack(ints, floats):
         _plus(floats, f[7]),
     )
     z = whole.sizes
-    sizes = Sizes(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10], z[11], z[12], z[13], z[14], z[15])
+    sizes = Sizes(
+        z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10], z[11], z[12], z[13], z[14], z[15], z[16]
+    )
     return sizes, whole, real
 
 
 # ---- constants
 
-_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _STAGE = range(NUM_CODE)
+_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE = range(NUM_CODE)
 _GAMMA = tableau.GAMMA
 _A, _C, _H = tableau.A, tableau.C, tableau.H
 _NUM_STAGES = tableau.NUM_STAGES
@@ -273,6 +279,7 @@ class _Work(NamedTuple):
     u: np.ndarray  # twice: sums for this stage and for the next
     rhs: np.ndarray  # twice
     none: np.ndarray  # zeros
+    sum: np.ndarray  # what a stage is to be solved for
     stages: np.ndarray  # one after the other
     observed: np.ndarray  # the states at a time of the data
     jac: np.ndarray
@@ -291,7 +298,7 @@ def _padded(num_states):
 @_inline
 def _memory_size(sizes):
     many = sizes.parameters + sizes.inputs + sizes.sometimes + sizes.constants + sizes.entries + sizes.factors
-    return many + (8 + _NUM_STAGES) * _padded(sizes.states) + 1 + 2 * _NUM_STAGES + sizes.arguments + sizes.columns
+    return many + (9 + _NUM_STAGES) * _padded(sizes.states) + 1 + 2 * _NUM_STAGES + sizes.arguments + sizes.columns + 1
 
 
 @_inline
@@ -306,7 +313,8 @@ def _divide(memory, sizes):
     u = _plus(f, n)
     rhs = _plus(u, 2 * n)
     none = _plus(rhs, 2 * n)
-    stages = _plus(none, n)
+    sum_ = _plus(none, n)
+    stages = _plus(sum_, n)
     observed = _plus(stages, _NUM_STAGES * n)
     jac = _plus(observed, n)
     factors = _plus(jac, sizes.entries)
@@ -315,7 +323,23 @@ def _divide(memory, sizes):
     arguments = _plus(newest, 2 * _NUM_STAGES)
     row = _plus(arguments, sizes.arguments)
     return _Work(
-        theta, inputs, constants, y, f, u, rhs, none, stages, observed, jac, factors, shift, newest, arguments, row
+        theta,
+        inputs,
+        constants,
+        y,
+        f,
+        u,
+        rhs,
+        none,
+        sum_,
+        stages,
+        observed,
+        jac,
+        factors,
+        shift,
+        newest,
+        arguments,
+        row,
     )
 
 
@@ -402,28 +426,36 @@ _sums_2, _sums_3, _sums_4, _sums_5, _sums_6, _sums_7, _sums_8 = map(_sums, range
 
 
 @_inline
-def _stages(code, work, m, ih):
-    """Compute the eight stages of a step; leave the new state but for the last stage in `work.u`."""
-    y, k, constants, factors, newest = work.y, work.stages, work.constants, work.factors, work.newest
+def _stage(code, work, whole, is_solved, base, rhs, newest, coefficients, out):
+    """Compute one stage from the sums over the stages before it."""
+    right = out if is_solved else work.sum
+    _call(code[_STAGE], (base, rhs, newest, coefficients, work.constants, work.factors, right))
+    if not is_solved:
+        _call(code[_SOLVE], (right, work.factors, out, whole.pattern))
+
+
+@_inline
+def _stages(code, work, whole, is_solved, m, ih):
+    """Compute the stages of a step after the first; leave the new state but for the last stage in `work.u`."""
+    y, k, newest = work.y, work.stages, work.newest
     even, even_rhs, odd, odd_rhs = work.u, work.rhs, _plus(work.u, m), _plus(work.rhs, m)
     for s in range(1, _NUM_STAGES):
         newest[2 * s] = _A[s, s - 1]
         newest[2 * s + 1] = ih * _C[s, s - 1]
-    _call(code[_SOLVE], (work.f, factors, k))
     _sums_2(y, even, even_rhs, k, m, ih)
-    _call(code[_STAGE], (y, work.none, k, _plus(newest, 2), constants, factors, _plus(k, m)))
+    _stage(code, work, whole, is_solved, y, work.none, k, _plus(newest, 2), _plus(k, m))
     _sums_3(y, odd, odd_rhs, k, m, ih)
-    _call(code[_STAGE], (even, even_rhs, _plus(k, m), _plus(newest, 4), constants, factors, _plus(k, 2 * m)))
+    _stage(code, work, whole, is_solved, even, even_rhs, _plus(k, m), _plus(newest, 4), _plus(k, 2 * m))
     _sums_4(y, even, even_rhs, k, m, ih)
-    _call(code[_STAGE], (odd, odd_rhs, _plus(k, 2 * m), _plus(newest, 6), constants, factors, _plus(k, 3 * m)))
+    _stage(code, work, whole, is_solved, odd, odd_rhs, _plus(k, 2 * m), _plus(newest, 6), _plus(k, 3 * m))
     _sums_5(y, odd, odd_rhs, k, m, ih)
-    _call(code[_STAGE], (even, even_rhs, _plus(k, 3 * m), _plus(newest, 8), constants, factors, _plus(k, 4 * m)))
+    _stage(code, work, whole, is_solved, even, even_rhs, _plus(k, 3 * m), _plus(newest, 8), _plus(k, 4 * m))
     _sums_6(y, even, even_rhs, k, m, ih)
-    _call(code[_STAGE], (odd, odd_rhs, _plus(k, 4 * m), _plus(newest, 10), constants, factors, _plus(k, 5 * m)))
+    _stage(code, work, whole, is_solved, odd, odd_rhs, _plus(k, 4 * m), _plus(newest, 10), _plus(k, 5 * m))
     _sums_7(even, odd, odd_rhs, k, m, ih)
-    _call(code[_STAGE], (even, even_rhs, _plus(k, 5 * m), _plus(newest, 12), constants, factors, _plus(k, 6 * m)))
+    _stage(code, work, whole, is_solved, even, even_rhs, _plus(k, 5 * m), _plus(newest, 12), _plus(k, 6 * m))
     _sums_8(odd, even, even_rhs, k, m, ih)
-    _call(code[_STAGE], (odd, odd_rhs, _plus(k, 6 * m), _plus(newest, 14), constants, factors, _plus(k, 7 * m)))
+    _stage(code, work, whole, is_solved, odd, odd_rhs, _plus(k, 6 * m), _plus(newest, 14), _plus(k, 7 * m))
 
 
 @_jit
@@ -532,8 +564,16 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
             steps += 1
             work.shift[0] = 1.0 / (_GAMMA * h)
             ih = 1.0 / h
-            _call(code[_FACTOR], (work.shift, jac, work.factors))
-            _stages(code, work, m, ih)
+            _call(code[_FACTOR], (work.shift, jac, work.factors, whole.pattern))
+            _call(code[_SOLVE], (f, work.factors, k, whole.pattern))
+            # Nothing is exchanged for a larger pivot: where that went wrong a smaller step makes the diagonal win.
+            _call(code[_CHECK], (work.shift, jac, f, k, work.row))
+            if work.row[0] > 0.0:
+                rejected += 1
+                was_rejected = True
+                h *= 0.5
+                continue
+            _stages(code, work, whole, sizes.is_solved != 0, m, ih)
             error, is_good = 0.0, True
             for i in range(num):
                 u[i] += last_stage[i]

@@ -14,6 +14,7 @@ from kinbayes.model.expressions import (
     ONE,
     ZERO,
     Expr,
+    SparseJacobian,
     jacobian,
     lift_constants,
     substitute,
@@ -23,12 +24,16 @@ from kinbayes.model.expressions import (
 from kinbayes.model.llvm import Function, MachineCode, machine_code
 from kinbayes.model.model import Model
 from kinbayes.ode import kernel
-from kinbayes.ode.sparse_lu import SparseLU, sparse_lu
+from kinbayes.ode.sparse_lu import SparseLU, elimination, indexed_lu, method, residual, sparse_lu
 from kinbayes.ode.status import Status
 
 # Called through ctypes, which lets other Python threads run meanwhile.
 _POINTER = ctypes.c_void_p
 _EVALUATE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, ctypes.c_int64, *[_POINTER] * 5)(kernel.evaluate.address)
+
+
+# Addresses stand in compiled JAX programs, whose life nobody can follow; so machine code (some 50 KB a model) is kept.
+_KEPT: list[MachineCode] = []
 
 
 class Observer(NamedTuple):
@@ -53,22 +58,25 @@ class Compiled(NamedTuple):
     Attributes
     ----------
     addresses
-        Of the functions, as the kernel wants them.
-    code
-        What keeps the addresses good.
+        Of the functions, as the kernel wants them; good for the life of the process.
     entries
         Rows and columns of the Jacobian's entries.
+    pattern
+        What the linear solver wants of them.
     num_states
         Time included where it is one.
-    has_time, num_constants, num_switches, num_factors
-        Whether time is a state, and lengths of arrays.
+    has_time, is_solved
+        Whether time is a state, and whether stages come solved.
+    num_constants, num_switches, num_factors
+        Lengths of arrays.
     """
 
     addresses: Int[np.ndarray, " functions"]
-    code: MachineCode
     entries: tuple[Int[np.ndarray, " entries"], Int[np.ndarray, " entries"]]
+    pattern: Int[np.ndarray, " numbers"]
     num_states: int
     has_time: bool
+    is_solved: bool
     num_constants: int
     num_switches: int
     num_factors: int
@@ -107,29 +115,63 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
     at_start = substitute([*(symbol(s) for s in model.states), *constants.values()], {**start})
     at_start = substitute(at_start, {"time": ZERO})
     at_start[len(model.states) : len(model.states)] = [ZERO] * has_time
-    lu = sparse_lu(len(states), pattern.rows, pattern.columns)
-    stage = _stage(rhs, states, lu)
+    check = residual(len(states), pattern.rows, pattern.columns)
     names = (states, tuple(constants))
+    solver = _linear_solver(pattern, len(states))
     functions = [
         Function("start", [inputs], [at_start[: len(states)], at_start[len(states) :]]),
         Function("switch", [["time"], tuple(constants)], [[switch.condition for switch in switches.values()]]),
         Function("linearize", names, [rhs, entries]),
-        Function("factor", [lu.inputs[:1], lu.inputs[1:]], [lu.factors]),
-        Function("solve", [lu.rhs_names, lu.factor_names], [lu.solution]),
-        Function("stage", [*_stage_inputs(states), tuple(constants), lu.factor_names], [stage]),
+        Function(
+            "check", [check.inputs[:1], check.inputs[1:], check.rhs_names, check.solution_names], [[check.num_wrong]]
+        ),
+        _stage(rhs, states, tuple(constants), solver),
+        *solver.functions,
         *(Function(f"observe{k}", [*names, o.arguments], [o.outputs]) for k, o in enumerate(observers)),
     ]
     code = machine_code(functions)
+    _KEPT.append(code)
+    addresses = {"evaluate": kernel.evaluate.address, **solver.addresses, **code.addresses}
+    order = (*kernel.Code._fields, *(f"observe{k}" for k in range(len(observers))))
     return Compiled(
-        np.array([kernel.evaluate.address, *(code.addresses[f.name] for f in functions)], dtype=np.int64),
-        code,
+        np.array([addresses[name] for name in order], dtype=np.int64),
         (np.array(pattern.rows, dtype=np.int64), np.array(pattern.columns, dtype=np.int64)),
+        solver.pattern,
         len(states),
         has_time,
+        bool(solver.functions),
         len(constants),
         len(switches),
-        len(lu.factors),
+        solver.num_factors,
     )
+
+
+class _Solver(NamedTuple):
+    """How linear systems are solved: functions to compile, or addresses of loops and their pattern."""
+
+    lu: SparseLU | None
+    functions: tuple[Function, ...]
+    addresses: dict[str, int]
+    pattern: Int[np.ndarray, " numbers"]
+    num_factors: int
+
+
+def _linear_solver(jacobian: SparseJacobian, size: int) -> _Solver:
+    rows, columns = np.array(jacobian.rows, dtype=np.int64), np.array(jacobian.columns, dtype=np.int64)
+    kind = method(size, elimination(size, jacobian.rows, jacobian.columns).num_updates)
+    if kind == "straight":
+        lu = sparse_lu(size, jacobian.rows, jacobian.columns)
+        factor = Function("factor", [lu.inputs[:1], lu.inputs[1:]], [lu.factors])
+        solve = Function("solve", [lu.rhs_names, lu.factor_names], [lu.solution])
+        return _Solver(lu, (factor, solve), {}, np.zeros(0, dtype=np.int64), len(lu.factors))
+    from kinbayes.ode import lu_loops  # compiled only where a model needs them
+
+    if kind == "dense":
+        loops = {"factor": lu_loops.dense_factor.address, "solve": lu_loops.dense_solve.address}
+        return _Solver(None, (), loops, lu_loops.dense_pattern(size, rows, columns), size * size + size)
+    plan = indexed_lu(size, jacobian.rows, jacobian.columns)
+    loops = {"factor": lu_loops.indexed_factor.address, "solve": lu_loops.indexed_solve.address}
+    return _Solver(None, (), loops, lu_loops.indexed_pattern(plan), plan.columns.size + size)
 
 
 def _stage_inputs(states: Sequence[str]) -> list[list[str]]:
@@ -138,13 +180,17 @@ def _stage_inputs(states: Sequence[str]) -> list[list[str]]:
     ]
 
 
-def _stage(rhs: Sequence[Expr], states: Sequence[str], lu: SparseLU) -> list[Expr]:
-    """Return one stage: W k = f(base + a newest) + rhs + (c / h) newest."""
-    base, partial, newest, coefficients = (list(map(symbol, names)) for names in _stage_inputs(states))
+def _stage(rhs: Sequence[Expr], states: Sequence[str], constants: Sequence[str], solver: _Solver) -> Function:
+    """Return the function of one stage: f(base + a newest) + rhs + (c / h) newest, or the solution for it."""
+    inputs = _stage_inputs(states)
+    base, partial, newest, coefficients = (list(map(symbol, names)) for names in inputs)
     at = {name: b + coefficients[0] * k for name, b, k in zip(states, base, newest, strict=True)}
     terms = zip(substitute(rhs, at), partial, newest, strict=True)
     added = [f + (r + coefficients[1] * k) for f, r, k in terms]
-    return substitute(lu.solution, dict(zip(lu.rhs_names, added, strict=True)))
+    if solver.lu is None:
+        return Function("stage", [*inputs, constants, []], [added])
+    solved = substitute(solver.lu.solution, dict(zip(solver.lu.rhs_names, added, strict=True)))
+    return Function("stage", [*inputs, constants, solver.lu.factor_names], [solved])
 
 
 class Lanes(NamedTuple):

