@@ -285,7 +285,7 @@ class _Work(NamedTuple):
     jac: np.ndarray
     factors: np.ndarray
     shift: np.ndarray
-    newest: np.ndarray  # the coefficients a and c / h of the newest stage, stage by stage
+    newest: np.ndarray  # the coefficients a and c / h of the newest stage
     arguments: np.ndarray
     row: np.ndarray
 
@@ -298,7 +298,7 @@ def _padded(num_states):
 @_inline
 def _memory_size(sizes):
     many = sizes.parameters + sizes.inputs + sizes.sometimes + sizes.constants + sizes.entries + sizes.factors
-    return many + (9 + _NUM_STAGES) * _padded(sizes.states) + 1 + 2 * _NUM_STAGES + sizes.arguments + sizes.columns + 1
+    return many + (9 + _NUM_STAGES) * _padded(sizes.states) + 3 + sizes.arguments + sizes.columns + 1
 
 
 @_inline
@@ -320,7 +320,7 @@ def _divide(memory, sizes):
     factors = _plus(jac, sizes.entries)
     shift = _plus(factors, sizes.factors)
     newest = _plus(shift, 1)
-    arguments = _plus(newest, 2 * _NUM_STAGES)
+    arguments = _plus(newest, 2)
     row = _plus(arguments, sizes.arguments)
     return _Work(
         theta,
@@ -375,87 +375,71 @@ def _initial_step(work, sizes, whole, num, rtol, atol):
     return min(100.0 * h0, h1)
 
 
-def _sums(stage: int) -> Callable:
-    """Return the sums for a stage over all stages before it but the newest.
+@intrinsic
+def _sums(typing_context, stage, y, base, rhs, k, num, inverse_step):
+    """Compute the sums for a stage over all stages before it but the newest.
 
     base = y + sum_j a_j k_j and rhs = (sum_j c_j k_j) / h, with vectors of _WIDTH numbers: a compiler that does not
     know that the arrays are apart would take them number by number. The newest stage is left to the model's own
     function: so these sums are computed beside it, and only it is waited for.
     """
-    # The last rows of A are the one before with a 1 for the newest stage: there the old base stands for y.
-    a = tableau.A[stage, : stage - 1] if stage <= 6 else [0.0] * (stage - 2) + [1.0]
-    c = tableau.C[stage, : stage - 1] if stage < _NUM_STAGES else [0.0] * (stage - 1)
+    vector, word, fast = ir.VectorType(ir.DoubleType(), _WIDTH), ir.IntType(64), ("contract",)
 
-    @intrinsic
-    def sums(typing_context, y, base, rhs, k, num, inverse_step):
-        def generate(context, builder, signature, values):
-            *arrays, num, inverse_step = values
-            vector = ir.VectorType(ir.DoubleType(), _WIDTH)
-            fast = ("contract",)
+    def generate(context, builder, signature, values):
+        stage, y, base, rhs, k, num, inverse_step = values
 
-            def place(array: ir.Value, at: ir.Value) -> ir.Value:
-                return builder.bitcast(builder.gep(array, [at], source_etype=ir.DoubleType()), vector.as_pointer())
+        def place(array: ir.Value, at: ir.Value) -> ir.Value:
+            return builder.bitcast(builder.gep(array, [at], source_etype=ir.DoubleType()), vector.as_pointer())
 
-            def load(array: ir.Value, at: ir.Value) -> ir.Value:
-                return builder.load(place(array, at), align=8, typ=vector)
+        def sum_of(value: ir.Value | None, coefficients: Sequence[float], at: ir.Value) -> ir.Value | None:
+            for j, coefficient in enumerate(coefficients):
+                if coefficient != 0.0:
+                    load = builder.load(place(k, builder.add(at, builder.mul(num, word(j)))), align=8, typ=vector)
+                    term = builder.fmul(ir.Constant(vector, [coefficient] * _WIDTH), load, flags=fast)
+                    value = term if value is None else builder.fadd(value, term, flags=fast)
+            return value
 
-            def sum_of(value: ir.Value | None, coefficients: Sequence[float], stages: list) -> ir.Value | None:
-                for coefficient, stage in zip(coefficients, stages, strict=True):
-                    if coefficient != 0.0:
-                        term = builder.fmul(ir.Constant(vector, [coefficient] * _WIDTH), load(*stage), flags=fast)
-                        value = term if value is None else builder.fadd(value, term, flags=fast)
-                return value
-
-            zeros = ir.Constant(ir.VectorType(ir.IntType(32), _WIDTH), [0] * _WIDTH)
-            first = builder.insert_element(ir.Constant(vector, ir.Undefined), inverse_step, ir.IntType(32)(0))
-            scale = builder.shuffle_vector(first, first, zeros)
-            with cgutils.for_range_slice(builder, ir.IntType(64)(0), num, ir.IntType(64)(_WIDTH)) as (i, _):
-                stages = [(arrays[3], builder.add(i, builder.mul(num, ir.IntType(64)(j)))) for j in range(stage - 1)]
-                builder.store(sum_of(load(arrays[0], i), a, stages), place(arrays[1], i), align=8)
-                added = sum_of(None, c, stages)
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), inverse_step, ir.IntType(32)(0))
+        scale = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), _WIDTH), [0] * _WIDTH))
+        done = builder.append_basic_block("sums.done")
+        choice = builder.switch(stage, done)
+        for number in range(2, _NUM_STAGES + 1):
+            # The last rows of A are the one before with a 1 for the newest stage: there the old base stands for y.
+            a = tableau.A[number, : number - 1] if number <= 6 else [0.0] * (number - 2) + [1.0]
+            c = tableau.C[number, : number - 1] if number < _NUM_STAGES else []
+            block = builder.append_basic_block(f"sums.{number}")
+            choice.add_case(word(number), block)
+            builder.position_at_end(block)
+            with cgutils.for_range_slice(builder, word(0), num, word(_WIDTH)) as (i, _):
+                start = builder.load(place(y, i), align=8, typ=vector)
+                builder.store(sum_of(start, a, i), place(base, i), align=8)
+                added = sum_of(None, c, i)
                 if added is not None:
-                    builder.store(builder.fmul(added, scale, flags=fast), place(arrays[2], i), align=8)
-            return context.get_dummy_value()
+                    builder.store(builder.fmul(added, scale, flags=fast), place(rhs, i), align=8)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
 
-        return types.void(y, base, rhs, k, num, inverse_step), generate
-
-    return sums
-
-
-_sums_2, _sums_3, _sums_4, _sums_5, _sums_6, _sums_7, _sums_8 = map(_sums, range(2, _NUM_STAGES + 1))
-
-
-@_inline
-def _stage(code, work, whole, is_solved, base, rhs, newest, coefficients, out):
-    """Compute one stage from the sums over the stages before it."""
-    right = out if is_solved else work.sum
-    _call(code[_STAGE], (base, rhs, newest, coefficients, work.constants, work.factors, right))
-    if not is_solved:
-        _call(code[_SOLVE], (right, work.factors, out, whole.pattern))
+    return types.void(stage, y, base, rhs, k, num, inverse_step), generate
 
 
 @_inline
 def _stages(code, work, whole, is_solved, m, ih):
     """Compute the stages of a step after the first; leave the new state but for the last stage in `work.u`."""
-    y, k, newest = work.y, work.stages, work.newest
-    even, even_rhs, odd, odd_rhs = work.u, work.rhs, _plus(work.u, m), _plus(work.rhs, m)
+    k, base, rhs = work.stages, work.y, work.none
     for s in range(1, _NUM_STAGES):
-        newest[2 * s] = _A[s, s - 1]
-        newest[2 * s + 1] = ih * _C[s, s - 1]
-    _sums_2(y, even, even_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, y, work.none, k, _plus(newest, 2), _plus(k, m))
-    _sums_3(y, odd, odd_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, even, even_rhs, _plus(k, m), _plus(newest, 4), _plus(k, 2 * m))
-    _sums_4(y, even, even_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, odd, odd_rhs, _plus(k, 2 * m), _plus(newest, 6), _plus(k, 3 * m))
-    _sums_5(y, odd, odd_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, even, even_rhs, _plus(k, 3 * m), _plus(newest, 8), _plus(k, 4 * m))
-    _sums_6(y, even, even_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, odd, odd_rhs, _plus(k, 4 * m), _plus(newest, 10), _plus(k, 5 * m))
-    _sums_7(even, odd, odd_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, even, even_rhs, _plus(k, 5 * m), _plus(newest, 12), _plus(k, 6 * m))
-    _sums_8(odd, even, even_rhs, k, m, ih)
-    _stage(code, work, whole, is_solved, odd, odd_rhs, _plus(k, 6 * m), _plus(newest, 14), _plus(k, 7 * m))
+        # Two halves of memory take turns: one is read here while the sums for the next stage are put into the other.
+        half = (s + 1) % 2 * m
+        next_base, next_rhs = _plus(work.u, half), _plus(work.rhs, half)
+        _sums(s + 1, base if s >= 6 else work.y, next_base, next_rhs, k, m, ih)
+        work.newest[0] = _A[s, s - 1]
+        work.newest[1] = ih * _C[s, s - 1]
+        newest, out = _plus(k, (s - 1) * m), _plus(k, s * m)
+        right = out if is_solved else work.sum
+        _call(code[_STAGE], (base, rhs, newest, work.newest, work.constants, work.factors, right))
+        if not is_solved:
+            _call(code[_SOLVE], (right, work.factors, out, whole.pattern))
+        base, rhs = next_base, next_rhs
 
 
 @_jit

@@ -20,10 +20,10 @@ from kinbayes.problem.observables import DataError, Experiment, Measurement
 class Source(NamedTuple):
     """Where values come from: entry `index` of the natural parameter vector, or a constant where it is −1."""
 
-    index: Int[Array, "*shape"]
-    constant: Float[Array, "*shape"]
+    index: Int[Array | np.ndarray, "*shape"]
+    constant: Float[Array | np.ndarray, "*shape"]
 
-    def values(self, theta: Float[Array, " dim"]) -> Float[Array, "*shape"]:
+    def values(self, theta: Float[Array, " dim"]) -> Float[Array | np.ndarray, "*shape"]:
         """Return the values under a natural parameter vector."""
         padded = jnp.concatenate([theta, jnp.zeros(1)])
         return jnp.where(self.index >= 0, padded[self.index], self.constant)
@@ -32,11 +32,11 @@ class Source(NamedTuple):
 class RowData(NamedTuple):
     """The numbers of one observable's measurements."""
 
-    lane: Int[Array, " rows"]
-    time_index: Int[Array, " rows"]
-    time: Float[Array, " rows"]
+    lane: Int[Array | np.ndarray, " rows"]
+    time_index: Int[Array | np.ndarray, " rows"]
+    time: Float[Array | np.ndarray, " rows"]
     placeholders: Source  # (placeholders, rows)
-    measurement: Float[Array, " rows"]
+    measurement: Float[Array | np.ndarray, " rows"]
 
 
 class EquilibrationData(NamedTuple):
@@ -53,23 +53,23 @@ class EquilibrationData(NamedTuple):
         steady state.
     """
 
-    is_used: Bool[Array, " lanes"]
+    is_used: Bool[Array | np.ndarray, " lanes"]
     inputs: Source  # (inputs, lanes)
-    is_given: Float[Array, "sometimes lanes"]
-    is_reset: Bool[Array, "lanes states"]
+    is_given: Float[Array | np.ndarray, "sometimes lanes"]
+    is_reset: Bool[Array | np.ndarray, "lanes states"]
 
 
 class LikelihoodData(NamedTuple):
     """The numbers of a likelihood, a pytree. Every lane starts at time 0, after its pre-equilibration if it has one."""
 
     inputs: Source  # (inputs, lanes)
-    is_given: Float[Array, "sometimes lanes"]
+    is_given: Float[Array | np.ndarray, "sometimes lanes"]
     equilibration: EquilibrationData
-    times: Float[Array, "lanes times"]
+    times: Float[Array | np.ndarray, "lanes times"]
     rows: tuple[RowData, ...]  # one an observable
-    order: Int[Array, " measurements"]  # from rows by observable to rows of the data
-    rtol: Float[Array, ""]
-    atol: Float[Array, ""]
+    order: Int[Array | np.ndarray, " measurements"]  # from rows by observable to rows of the data
+    rtol: Float[Array | np.ndarray, ""]
+    atol: Float[Array | np.ndarray, ""]
 
 
 class Slots(NamedTuple):
@@ -143,11 +143,11 @@ def layout(
         cells = [values.cells(observable, own, r, measurements[r]) for r in group]
         row_data.append(
             RowData(
-                jnp.asarray(own_lanes, dtype=int),
-                jnp.asarray([time_index[k][m.time] for k, m in zip(own_lanes, members, strict=True)], dtype=int),
-                jnp.asarray([m.time for m in members], dtype=float),
+                _whole(own_lanes),
+                _whole([time_index[k][m.time] for k, m in zip(own_lanes, members, strict=True)]),
+                _real([m.time for m in members]),
                 values.source([[row[k] for row in cells] for k in range(len(own))], len(group)),
-                jnp.asarray([m.value for m in members], dtype=float),
+                _real([m.value for m in members]),
             )
         )
     order = np.argsort(np.array([r for group in groups for r in group]), kind="stable")
@@ -158,16 +158,24 @@ def layout(
     return LikelihoodData(
         *_conditions(slots, values, simulated),
         EquilibrationData(
-            jnp.asarray([lane.preequilibration != "" for lane in lanes]),
+            np.array([lane.preequilibration != "" for lane in lanes]),
             *_conditions(slots, values, equilibrated),
-            jnp.asarray(is_reset, dtype=bool),
+            np.array(is_reset, dtype=bool).reshape(len(lanes), -1),
         ),
-        jnp.asarray(times),
+        times,
         tuple(row_data),
-        jnp.asarray(order),
-        jnp.asarray(rtol, dtype=float),
-        jnp.asarray(atol, dtype=float),
+        order,
+        _real(rtol),
+        _real(atol),
     )
+
+
+def _whole(values: Sequence[int]) -> Int[np.ndarray, "..."]:
+    return np.array(values, dtype=np.int64)
+
+
+def _real(values: Sequence[float] | float) -> Float[np.ndarray, "..."]:
+    return np.array(values, dtype=np.float64)
 
 
 class _Lane(NamedTuple):
@@ -189,11 +197,11 @@ def _lanes(measurements: Sequence[Measurement], experiments: Sequence[Experiment
 
 def _conditions(
     slots: Slots, values: "_Values", lanes: Sequence[Experiment]
-) -> tuple[Source, Float[Array, "sometimes lanes"]]:
+) -> tuple[Source, Float[Array | np.ndarray, "sometimes lanes"]]:
     """Return the inputs of lanes under one experiment each, and which of those that are set sometimes are set."""
     inputs = [[e.values[n] if n in e.given else values.default(slots.model, n) for e in lanes] for n in slots.inputs]
     is_given = np.array([[float(n in e.given) for e in lanes] for n in slots.sometimes])
-    return values.source(inputs, len(lanes)), jnp.asarray(is_given.reshape(-1, len(lanes)))
+    return values.source(inputs, len(lanes)), is_given.reshape(-1, len(lanes))
 
 
 def _check_experiment(model: Model, values: "_Values", experiment: Experiment, lanes: Sequence[_Lane]) -> None:
@@ -261,7 +269,8 @@ class _Values(NamedTuple):
     def source(self, table: list[list[float | str]], width: int) -> Source:
         """Return where the values of a table of cells come from."""
         flat = [cell for line in table for cell in line]
-        index = [self.estimated.index(c) if c in self.estimated else -1 for c in flat]
-        constant = [0.0 if c in self.estimated else float(self.constants.get(c, c)) for c in flat]
+        place = {name: k for k, name in enumerate(self.estimated)}
+        index = [place.get(c, -1) for c in flat]
+        constant = [0.0 if c in place else float(self.constants.get(c, c)) for c in flat]
         shape = (len(table), width)
-        return Source(jnp.asarray(index, dtype=int).reshape(shape), jnp.asarray(constant, dtype=float).reshape(shape))
+        return Source(_whole(index).reshape(shape), _real(constant).reshape(shape))

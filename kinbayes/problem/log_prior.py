@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -51,15 +52,12 @@ def _groups(found: Sequence[Form | None]) -> dict[Form, list[int]]:
 def prior_data(parameters: Sequence[Parameter]) -> PriorData:
     """Return the numbers of the joint prior: bounds, normalisers and settings."""
     bounds = np.array([p.scaled_bounds for p in parameters]).reshape(-1, 2)
-    return PriorData(
-        jnp.asarray(bounds[:, 0]),
-        jnp.asarray(bounds[:, 1]),
-        jnp.asarray([_log_mass(p) for p in parameters]),
-        tuple(
-            jnp.asarray([parameters[k].effective_prior.settings for k in members])
-            for members in _groups(forms(parameters)).values()
-        ),
+    settings = tuple(
+        np.array([parameters[k].effective_prior.settings for k in members], dtype=float)
+        for members in _groups(forms(parameters)).values()
     )
+    log_mass = np.array([_log_mass(p) for p in parameters], dtype=float)
+    return jax.device_put(PriorData(bounds[:, 0], bounds[:, 1], log_mass, settings))
 
 
 def prior_function(found: Sequence[Form | None]) -> Callable:

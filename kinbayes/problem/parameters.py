@@ -91,7 +91,7 @@ class Parameter:
         if self.scale != "lin":
             low = max(low, 0.0)
         if self.prior is not None:
-            support = self.prior.distribution().support()
+            support = self.prior.support
             if self.prior.on == "scaled":
                 support = tuple(float(natural(np.array([s]), (self.scale,))[0]) for s in support)
             low, high = max(low, support[0]), min(high, support[1])

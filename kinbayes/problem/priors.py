@@ -22,6 +22,10 @@ class Prior(Protocol):
     def settings(self) -> tuple[float, ...]:
         """The distribution's own parameters, in the order that `log_density` takes them."""
 
+    @property
+    def support(self) -> tuple[float, float]:
+        """Where the density is not zero."""
+
     @staticmethod
     def log_density(x: Expr, *settings: Expr) -> Expr:
         """Return the log density at `x` inside the support."""
@@ -55,6 +59,10 @@ class Uniform:
     def settings(self) -> tuple[float, ...]:
         return (self.low, self.high)
 
+    @property
+    def support(self) -> tuple[float, float]:
+        return (self.low, self.high)
+
     @staticmethod
     def log_density(x: Expr, low: Expr, high: Expr) -> Expr:
         return -apply("log", high - low)
@@ -79,6 +87,10 @@ class LogUniform:
 
     @property
     def settings(self) -> tuple[float, ...]:
+        return (self.low, self.high)
+
+    @property
+    def support(self) -> tuple[float, float]:
         return (self.low, self.high)
 
     @staticmethod
@@ -106,6 +118,10 @@ class Normal:
     def settings(self) -> tuple[float, ...]:
         return (self.mean, self.sd)
 
+    @property
+    def support(self) -> tuple[float, float]:
+        return (-math.inf, math.inf)
+
     @staticmethod
     def log_density(x: Expr, mean: Expr, sd: Expr) -> Expr:
         z = (x - mean) / sd
@@ -132,6 +148,10 @@ class LogNormal:
     def settings(self) -> tuple[float, ...]:
         return (self.mu, self.sigma)
 
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
     @staticmethod
     def log_density(x: Expr, mu: Expr, sigma: Expr) -> Expr:
         return Normal.log_density(apply("log", x), mu, sigma) - apply("log", x)
@@ -156,6 +176,10 @@ class Laplace:
     @property
     def settings(self) -> tuple[float, ...]:
         return (self.location, self.scale)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (-math.inf, math.inf)
 
     @staticmethod
     def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
@@ -182,6 +206,10 @@ class LogLaplace:
     def settings(self) -> tuple[float, ...]:
         return (self.location, self.scale)
 
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
     @staticmethod
     def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
         return Laplace.log_density(apply("log", x), location, scale) - apply("log", x)
@@ -194,6 +222,8 @@ class LogLaplace:
 
 def log_mass(prior: Prior, low: float, high: float) -> float:
     """Return the log of the prior's mass between `low` and `high`, accurate in either tail."""
+    if low <= prior.support[0] and prior.support[1] <= high:
+        return 0.0  # without SciPy's distributions, which load for longer than most models compile
     frozen = prior.distribution()
     near_low = low >= frozen.median()
     mass = frozen.sf(low) - frozen.sf(high) if near_low else frozen.cdf(high) - frozen.cdf(low)

@@ -134,7 +134,7 @@ class Problem:
         """Return this problem with other solver tolerances; nothing recompiles."""
         copy = self._copy()
         copy.rtol, copy.atol = rtol, atol
-        tolerances = {"rtol": jnp.asarray(rtol, dtype=float), "atol": jnp.asarray(atol, dtype=float)}
+        tolerances = {"rtol": np.float64(rtol), "atol": np.float64(atol)}
         copy._data = self._functions.data(self._data.layout._replace(**tolerances))
         return copy
 

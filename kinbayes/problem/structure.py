@@ -170,7 +170,7 @@ def _jax(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
         return jnp.sum(smooth().pointwise(u, data.layout))
 
     return _Values(
-        data=lambda layout: Data(layout, None),
+        data=lambda layout: jax.device_put(Data(layout, None)),
         log_likelihood=log_likelihood,
         log_likelihoods=jax.vmap(log_likelihood, in_axes=(0, None)),
         pointwise=lambda u, data: smooth().pointwise(u, data.layout),
@@ -189,7 +189,7 @@ def _native(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
 
     def data(layout: LikelihoodData) -> Data:
         packed = native.numbers(code, terms, layout, max_steps=max_steps)
-        return Data(layout, jax.tree.map(jnp.asarray, packed))
+        return jax.device_put(Data(layout, packed))
 
     def of_measurements(function: Callable) -> Callable:
         def call(u: Array, data: Data) -> Array:
