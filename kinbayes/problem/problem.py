@@ -115,7 +115,7 @@ class Problem:
             tuple(e.given for e in self.experiments),
             self.engine,
             self.max_steps,
-            any(m.preequilibration for m in self.measurements),
+            self.is_equilibrated,
         )
 
     def _copy(self) -> "Problem":
@@ -185,6 +185,11 @@ class Problem:
         One for every experiment with measurements, and for every pre-equilibration before it.
         """
         return int(self._data.layout.times.shape[0])
+
+    @property
+    def is_equilibrated(self) -> bool:
+        """Whether measurements come after a pre-equilibration; such a problem has no gradient yet."""
+        return any(m.preequilibration for m in self.measurements)
 
     @property
     def is_proper(self) -> bool:

@@ -122,7 +122,7 @@ def functions(structure: Structure) -> Functions:
     @functools.cache
     def smooth() -> JaxLikelihood:
         if is_equilibrated:
-            raise ModelError("gradients through a pre-equilibration are not available yet; use a sampler without them")
+            raise ModelError("gradients through a pre-equilibration are not available yet; use sampler='random_walk'")
         return jax_likelihood(terms, max_steps=max_steps)
 
     values = (_native if engine == "native" else _jax)(terms, smooth, max_steps)

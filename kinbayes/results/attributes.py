@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from arviz import InferenceData
 
-_DEPENDENCIES = ("jax", "diffrax", "numpyro", "arviz", "numpy")
+_DEPENDENCIES = ("jax", "diffrax", "numba", "llvmlite", "numpyro", "arviz", "numpy")
 _INT64 = np.iinfo(np.int64)
 _JSON_STARTS = ("{", "[", '"')
 

@@ -92,7 +92,7 @@ def _experiment(problem: Problem, experiment: str | Experiment | None) -> Experi
         return experiment
     known: Mapping[str, Experiment] = {e.name: e for e in problem.experiments}
     if experiment is None:
-        return problem.experiments[0]
+        return next(e for e in problem.experiments if e.name in {m.experiment for m in problem.measurements})
     if experiment not in known:
         raise ValueError(f"unknown experiment {experiment!r}; choose from {list(known)}, or give an Experiment")
     return known[experiment]

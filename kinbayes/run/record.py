@@ -34,7 +34,7 @@ def prior_text(parameter: Parameter) -> str:
     )
     where = f" on the {parameter.scale} scale" if prior.on == "scaled" else ""
     assumed = ", assumed: none was stated" if parameter.is_assumed else ""
-    support = prior.distribution().support()
+    support = prior.support
     low, high = parameter.prior_bounds
     cut = f", cut to [{low:.6g}, {high:.6g}]" if low > support[0] or high < support[1] else ""
     return f"{type(prior).__name__}({settings}){where}{cut}{assumed}"
