@@ -407,6 +407,9 @@ class Switch(NamedTuple):
     time: Expr
 
 
+_LINEAR = frozenset(("symbol", "add", "sub", "neg", "mul", "div"))
+
+
 def time_switches(roots: Sequence[Expr], states: Iterable[str], prefix: str) -> tuple[list[Expr], dict[str, Switch]]:
     """Return `roots` with every comparison of time with a constant replaced by a symbol that is 1 or 0.
 
@@ -421,9 +424,12 @@ def time_switches(roots: Sequence[Expr], states: Iterable[str], prefix: str) -> 
             done[node] = node
             continue
         if node.op in ("lt", "le", "gt", "ge") and not node._mask & mask:
-            (slope,) = derivatives([node.args[0] - node.args[1]], "time")
-            if not slope.depends_on("time"):
-                (at_zero,) = substitute([node.args[0] - node.args[1]], {"time": ZERO})
+            difference = node.args[0] - node.args[1]
+            (slope,) = derivatives([difference], "time")
+            # Floors and comparisons have no slope either, but they jump.
+            is_smooth = all(n.op in _LINEAR for n in postorder([difference]) if n.depends_on("time"))
+            if is_smooth and not slope.depends_on("time"):
+                (at_zero,) = substitute([difference], {"time": ZERO})
                 name = f"{prefix}{len(switches)}"
                 switches[name] = Switch(where(node, ONE, ZERO), -at_zero / slope)
                 done[node] = apply("ne", symbol(name), ZERO)

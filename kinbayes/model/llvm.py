@@ -9,8 +9,9 @@ import llvmlite.binding as llvm
 from kinbayes.model.codegen import Program, program
 from kinbayes.model.expressions import OPERATIONS, Expr
 
-# NaN and infinity stay what they are: a step that holds one must never look like a good step.
-_FLAGS = "nsz arcp contract reassoc"
+# NaN and infinity stay what they are: a step that holds one must never look like a good step. Sums are not reordered,
+# since x + 1 - x would lose a NaN in x.
+_FLAGS = "nsz arcp contract"
 _LONGEST = 300  # statements of one function; the register allocator's time grows faster than a function's length
 _LARGEST_POWER = 16  # x**n by multiplication up to here
 

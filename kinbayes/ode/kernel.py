@@ -1,7 +1,8 @@
 """The native integrator: Rodas5P in one loop that calls a model's machine code by address.
 
 It is compiled once per machine, since nothing of a model is a constant in it: sizes are data, functions are addresses.
-Its callees and constants stand in this file, because the compiler's cache looks at no other.
+The compiler's cache looks at this file alone: callees stand here, and a change of tableau.py or status.py is noticed
+only together with one of this file.
 
 References
 ----------
@@ -258,7 +259,7 @@ _GAMMA = tableau.GAMMA
 _A, _C, _H = tableau.A, tableau.C, tableau.H
 _NUM_STAGES = tableau.NUM_STAGES
 _OK, _MAX_STEPS, _NOT_FINITE = int(Status.OK), int(Status.MAX_STEPS), int(Status.NOT_FINITE)
-_STEP_TOO_SMALL = int(Status.STEP_TOO_SMALL)
+_STEP_TOO_SMALL, _NO_STEADY_STATE = int(Status.STEP_TOO_SMALL), int(Status.NO_STEADY_STATE)
 _SAFETY = 0.9
 # Of the PI controller (Hairer & Wanner 1996, IV.2): on ten published problems it rejects half as many steps as the
 # plain one, for the same work at the same accuracy.
@@ -271,7 +272,8 @@ _WIDTH = 4  # numbers in a vector; arrays of states are padded to whole vectors
 # Of a state beside the largest one, below which its own size no longer lowers its absolute tolerance: on published
 # problems 1e-6 took a quarter more steps for the same accuracy.
 _SMALLEST_SIZE = 1e-3
-_STEADY = 0.1  # part of the tolerance that the states may still move in as much time again
+_STEADY = 0.1  # part of its tolerance that a state at rest may still move
+_NEVER = 1e100  # time at which a model that has not come to rest never will
 
 
 class _Work(NamedTuple):
@@ -359,11 +361,37 @@ def _divide(memory, sizes):
 
 
 @_inline
-def _is_finite(values, num):
+def _linearize(code, work, y, num_states, num_entries):
+    """Compute the derivatives and the Jacobian at `y`; return whether the derivatives are finite.
+
+    An entry of the Jacobian that is not finite, like the slope of a square root at 0, counts as 0: the step is then
+    less exact, as its error estimate tells.
+    """
+    _call(code[_LINEARIZE], (y, work.constants, work.f, work.jac))
     is_finite = True
-    for i in range(num):
-        is_finite = is_finite and abs(values[i]) <= _LARGEST
+    for i in range(num_states):
+        is_finite = is_finite and abs(work.f[i]) <= _LARGEST
+    for e in range(num_entries):
+        work.jac[e] = work.jac[e] if abs(work.jac[e]) <= _LARGEST else 0.0
     return is_finite
+
+
+@_inline
+def _is_steady(work, whole, num_entries, num, t, h, rtol):
+    """Return whether the step of size `h` to time `t` found every state at rest.
+
+    No state moved while time nearly doubled, and none is bound to move within its own time scale.
+    """
+    is_steady = t > 0.0 and 2.0 * h >= t
+    for i in range(num):
+        limit = _STEADY * (work.floors[i] + rtol * abs(work.u[i]))
+        is_steady = is_steady and abs(work.u[i] - work.y[i]) <= limit
+    for e in range(num_entries if is_steady else 0):
+        i = whole.entry_rows[e]
+        if i == whole.entry_columns[e] and i < num:
+            limit = _STEADY * (work.floors[i] + rtol * abs(work.u[i]))
+            is_steady = is_steady and abs(work.f[i]) <= limit * abs(work.jac[e])
+    return is_steady
 
 
 @_inline
@@ -508,7 +536,7 @@ def _segment(code, work, sizes, t, end):
         if times[s] > t * (1.0 + _SAME_TIME) and times[s] < stop:
             stop = times[s]
     # In the middle of a segment no comparison of times is in doubt.
-    work.shift[0] = 0.5 * (t + stop) if stop < math.inf else 2.0 * t + 1.0
+    work.shift[0] = 0.5 * (t + stop) if stop < _NEVER else 2.0 * t + 1.0
     if sizes.switches > 0:
         _call(code[_SWITCH], (work.shift, work.constants, _plus(times, sizes.switches)))
     return stop
@@ -524,12 +552,14 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
     rtol, atol = real.tolerances[0], real.tolerances[1]
     y, u, f, jac, k = work.y, work.u, work.f, work.jac, work.stages
     m = _padded(n)
-    last_stage, observed, constants = _plus(k, (_NUM_STAGES - 1) * m), work.observed, work.constants
+    last_stage, observed = _plus(k, (_NUM_STAGES - 1) * m), work.observed
     total, t, steps, rejected = 0.0, 0.0, 0, 0
-    end = math.inf if is_equilibration else real.times[last - 1]
+    end = _NEVER if is_equilibration else real.times[last - 1]
     floors = work.floors
     for i in range(n):
         u[i], work.largest[i] = y[i], 0.0
+    for i in range(_NUM_STAGES * m):
+        k[i] = 0.0  # the lane before may have left NaN, which no weight of 0 takes away
     error, previous, h, ih, was_rejected = 0.0, 1.0, 0.0, 0.0, False
     stop, t_new = 0.0, end if num == 0 else 0.0
     while True:
@@ -548,16 +578,15 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
             at += 1
         t = t_new
         _set_floors(work, u, num, atol)
-        is_steady = is_equilibration and t > 0.0 and not stop < math.inf
+        is_steady = is_equilibration and stop == end and _is_steady(work, whole, sizes.entries, num, t, h, rtol)
         for i in range(n):
             y[i] = u[i]
-            is_steady = is_steady and (i >= num or t * abs(f[i]) <= _STEADY * (floors[i] + rtol * abs(y[i])))
         if is_steady or not t < end:
-            return total, _OK, t, steps, rejected
+            status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
+            return total, status, t, steps, rejected
         if t >= stop:
             stop = _segment(code, work, sizes, t, end)
-            _call(code[_LINEARIZE], (y, constants, f, jac))
-            if not (_is_finite(y, n) and _is_finite(f, n) and _is_finite(jac, sizes.entries)):
+            if not _linearize(code, work, y, n, sizes.entries):
                 return total, _NOT_FINITE, t, steps, rejected
             h = _initial_step(work, sizes, whole, num, rtol)
         else:
@@ -598,11 +627,10 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
                 u[num] = t_new
             if is_good and error <= 1.0:
                 # The new point is accepted only where the model is finite.
-                _call(code[_LINEARIZE], (u, constants, f, jac))
-                if _is_finite(f, n) and _is_finite(jac, sizes.entries):
+                if _linearize(code, work, u, n, sizes.entries):
                     break
                 is_good = False
-                _call(code[_LINEARIZE], (y, constants, f, jac))
+                _linearize(code, work, y, n, sizes.entries)
             rejected += 1
             was_rejected = True
             h *= max(_SHRINK, _SAFETY * error**-0.2) if is_good and error < _LARGEST else _SHRINK

@@ -263,11 +263,10 @@ def simulated(
     if num_threads <= 1:
         _evaluate(*run)
     else:
-        with ThreadPoolExecutor(num_threads - 1) as pool:
-            others = [pool.submit(_evaluate, *run) for _ in range(num_threads - 1)]
-            _evaluate(*run)
-            for other in others:
-                other.result()
+        others = [_pool().submit(_evaluate, *run) for _ in range(num_threads - 1)]
+        _evaluate(*run)
+        for other in others:
+            other.result()
     value, status, time, steps, rejected = np.moveaxis(lanes, -1, 0)
     return Simulated(Lanes(value, status.astype(int), time, steps.astype(int), rejected.astype(int)), rows, states)
 
@@ -283,6 +282,16 @@ def _evaluate(
     code, ints, floats = (part.ctypes.data for part in parts)
     others = (None if array is None else array.ctypes.data for array in (counter, *outputs))
     _EVALUATE(code, ints, floats, vectors.ctypes.data, num_vectors, *others)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that help, kept because starting them takes longer than many a batch."""
+    return ThreadPoolExecutor(max(_num_cores() - 1, 1), thread_name_prefix="kinbayes")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not come along into a forked process
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _num_cores() -> int:

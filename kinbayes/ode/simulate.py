@@ -11,6 +11,7 @@ from kinbayes.model.expressions import evaluate
 from kinbayes.model.model import Model
 from kinbayes.ode import kernel, native
 from kinbayes.ode.status import Status
+from kinbayes.ode.tolerances import check_tolerances
 
 
 class SimulationError(RuntimeError):
@@ -38,7 +39,7 @@ def simulate(
         Values that replace the model's own: of parameters, or of states at time 0. What is defined through them
         follows.
     rtol, atol
-        Relative and absolute tolerance.
+        Relative and absolute tolerance; the absolute one is lowered for states that have always been smaller than 1.
     max_steps
         Steps after which the simulation is given up.
 
@@ -50,12 +51,13 @@ def simulate(
     Raises
     ------
     ValueError
-        If times are not ascending from 0 on, or a parameter is no finite number.
+        If times are not ascending from 0 on, or a parameter or tolerance is no finite number.
     ModelError
         If a name in `parameters` cannot be given.
     SimulationError
         If the solver fails; the message says why and what to try.
     """
+    check_tolerances(rtol, atol)
     times = np.asarray(times, dtype=float)
     if (
         times.ndim != 1

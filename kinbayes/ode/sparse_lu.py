@@ -151,7 +151,7 @@ def sparse_lu(size: int, rows: Sequence[int], columns: Sequence[int]) -> SparseL
         for j in left[i]:
             x[i] = x[i] - factor[i, j] * x[j]
     for i in reversed(range(size)):
-        for j in plan.right[i]:
+        for j in reversed(plan.right[i]):  # the one that is known last comes last
             x[i] = x[i] - factor[i, j] * x[j]
         x[i] = x[i] * factor[i, i]
     return SparseLU(

@@ -11,6 +11,7 @@ class Status(IntEnum):
     NOT_FINITE = 2
     STEP_TOO_SMALL = 3
     SOLVER_FAILED = 4
+    NO_STEADY_STATE = 5
 
     @property
     def advice(self) -> str:
@@ -23,5 +24,6 @@ _ADVICE = {
     Status.MAX_STEPS: "the solver used all its steps; loosen rtol and atol, raise max_steps, or narrow the bounds",
     Status.NOT_FINITE: "the solution or an observable became infinite or NaN; check signs, units and bounds",
     Status.STEP_TOO_SMALL: "the step size shrank to nothing: a singularity or a jump; check the model near that time",
+    Status.NO_STEADY_STATE: "the pre-equilibration came to no rest; look in its experiment for a state that only grows",
     Status.SOLVER_FAILED: "an implicit step could not be solved; loosen rtol and atol or narrow the bounds",
 }

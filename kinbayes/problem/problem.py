@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
 from kinbayes.ode.status import Status
+from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem.layout import layout
 from kinbayes.problem.likelihood import Declaration, Rows, refuse_equilibration
@@ -48,7 +49,8 @@ class Problem:
     experiments
         The conditions that `simulationConditionId` names; by default one, in which the model stands as it is.
     rtol, atol
-        Tolerances of the simulation, relative and absolute.
+        Tolerances of the simulation, relative and absolute. The native engine lowers the absolute one for states that
+        have always been smaller than 1, down to a thousandth of the largest state.
     engine
         `native`: machine code on all cores of the CPU; `jax`: for GPUs, and for programs that must be JAX all the way.
     max_steps
@@ -85,6 +87,7 @@ class Problem:
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"{kind} names {twice} are used twice; every {kind} needs its own")
+        check_tolerances(rtol, atol)
         self.name = name or model.name
         self.model = model
         self.parameters = tuple(parameters)
@@ -132,6 +135,7 @@ class Problem:
 
     def with_tolerances(self, rtol: float, atol: float) -> "Problem":
         """Return this problem with other solver tolerances; nothing recompiles."""
+        check_tolerances(rtol, atol)
         copy = self._copy()
         copy.rtol, copy.atol = rtol, atol
         tolerances = {"rtol": np.float64(rtol), "atol": np.float64(atol)}

@@ -1,5 +1,6 @@
 """The native log likelihood must be the same number through every bridge."""
 
+import ctypes
 import functools
 import gc
 import importlib.util
@@ -45,6 +46,7 @@ def numbers_of(measurements: np.ndarray = MEASUREMENTS, *, max_steps: int = 1000
         sometimes=0,
         states=code.num_states,
         has_time=int(code.has_time),
+        is_solved=int(code.is_solved),
         constants=code.num_constants,
         switches=code.num_switches,
         observables=1,
@@ -62,6 +64,7 @@ def numbers_of(measurements: np.ndarray = MEASUREMENTS, *, max_steps: int = 1000
         sizes=np.array(sizes),
         entry_rows=code.entries[0],
         entry_columns=code.entries[1],
+        pattern=code.pattern,
         input_index=index,
         is_equilibrated=np.zeros(lanes),
         equilibration_index=index,
@@ -167,21 +170,38 @@ def test_vmap_over_data(log_likelihood):
     np.testing.assert_array_equal(jax.jit(inner)(stacked, U), expected.T)
 
 
-@pytest.mark.parametrize("num", [1, 5, 40])
-def test_a_batch_over_all_threads(num):
+@pytest.fixture
+def log_likelihoods(log_likelihood) -> Callable:
+    """Both ways of a batch."""
+    return lambda numbers, U: bridges.log_likelihoods(numbers, U)
+
+
+@pytest.mark.parametrize("num", [0, 1, 5, 40])
+def test_a_batch_over_all_threads(log_likelihoods, num):
     many = np.concatenate([U + 0.01 * k for k in range(8)])[:num]
-    found = jax.jit(bridges.log_likelihoods)(ARRAYS, many)
+    found = jax.jit(log_likelihoods)(ARRAYS, many)
     np.testing.assert_array_equal(found, native.log_likelihoods(NUMBERS, many))
-    np.testing.assert_array_equal(bridges.log_likelihoods(ARRAYS, many), found)
+    np.testing.assert_array_equal(log_likelihoods(ARRAYS, many), found)
 
 
-def test_a_failed_lane_makes_the_likelihood_zero(log_likelihood):
+def test_batches_of_batches_over_all_threads(log_likelihoods):
+    cube = np.stack([U, U[::-1], U + 0.1, U - 0.1])
+    expected = native.log_likelihoods(NUMBERS, cube.reshape(-1, 2)).reshape(4, 5)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(log_likelihoods, (None, 0)))(ARRAYS, cube), expected)
+    other = numbers_of(MEASUREMENTS + 0.3)
+    both = native.Numbers(ARRAYS.code, ARRAYS.ints, np.stack([NUMBERS.floats, other.floats]))
+    expected = np.array([native.log_likelihoods(n, U) for n in (NUMBERS, other)])
+    over_data = jax.vmap(log_likelihoods, (native.Numbers(None, None, 0), None))
+    np.testing.assert_array_equal(jax.jit(over_data)(both, U), expected)
+
+
+def test_a_failed_lane_makes_the_likelihood_zero(log_likelihood, log_likelihoods):
     numbers = numbers_of(max_steps=8)
     expected = native.log_likelihoods(numbers, U)
     assert set(np.isfinite(expected)) == {True, False}
     np.testing.assert_array_equal(jax.jit(jax.vmap(log_likelihood, (None, 0)))(numbers, U), expected)
     many = np.tile(U, (8, 1))
-    np.testing.assert_array_equal(bridges.log_likelihoods(numbers, many), np.tile(expected, 8))
+    np.testing.assert_array_equal(jax.jit(log_likelihoods)(numbers, many), np.tile(expected, 8))
 
 
 def test_nothing_is_traced_anew_when_numbers_change(log_likelihood):
@@ -265,20 +285,22 @@ def test_a_vector_of_wrong_length_is_refused(log_likelihood):
 
 
 @pytest.mark.parametrize(
-    ("operands", "results", "words"),
+    ("operands", "results", "attributes", "words"),
     [
-        ((U[0], *NUMBERS[:2]), 1, "expected 4 operands"),
-        ((U[0], *NUMBERS), 2, "expected 4 operands"),
-        ((U[0], NUMBERS.code, NUMBERS.ints, NUMBERS.floats.astype(np.float32)), 1, "type or shape"),
-        ((U[0], NUMBERS.code[None], NUMBERS.ints, NUMBERS.floats), 1, "type or shape"),
-        ((U, NUMBERS.code, NUMBERS.ints, NUMBERS.floats), 1, "type or shape"),
+        ((U[0], *NUMBERS[:2]), 1, {"over_threads": np.int64(0)}, "expected 4 operands"),
+        ((U[0], *NUMBERS), 2, {"over_threads": np.int64(0)}, "expected 4 operands"),
+        ((U[0], *NUMBERS), 1, {}, "expected 4 operands"),
+        ((U[0], *NUMBERS), 1, {"over_threads": np.int32(0)}, "type or shape"),
+        ((U[0], *NUMBERS[:2], NUMBERS.floats.astype(np.float32)), 1, {"over_threads": np.int64(0)}, "type or shape"),
+        ((U[0], NUMBERS.code[None], *NUMBERS[1:]), 1, {"over_threads": np.int64(0)}, "type or shape"),
+        ((U, *NUMBERS), 1, {"over_threads": np.int64(1)}, "type or shape"),
     ],
 )
-def test_the_handler_refuses_what_it_cannot_read(operands, results, words):
+def test_the_handler_refuses_what_it_cannot_read(operands, results, attributes, words):
     result = [jax.ShapeDtypeStruct((), np.float64)] * results
-    call = jax.jit(jax.ffi.ffi_call(bridges._target(), result))
+    call = jax.ffi.ffi_call(bridges._target(), result)
     with pytest.raises(jax.errors.JaxRuntimeError, match=words):
-        jax.block_until_ready(call(*operands))
+        jax.block_until_ready(jax.jit(lambda *given: call(*given, **attributes))(*operands))
 
 
 @pytest.mark.parametrize(
@@ -290,9 +312,100 @@ def test_the_handler_answers_for_the_versions_it_knows(minor, frame_size, is_kno
     extension = np.array([32, 1, 0, metadata.ctypes.data])
     api = np.array([192, 0, 24, 0, minor << 32, 0, 0])
     frame = np.zeros(22, dtype=np.int64)
-    frame[[0, 1, 2, 5, 10]] = frame_size, extension.ctypes.data, api.ctypes.data, 40, 40
+    frame[[0, 1, 2, 5, 10, 15]] = frame_size, extension.ctypes.data, api.ctypes.data, 40, 40, 48
     assert bridges._handler().ctypes(frame.ctypes.data_as(bridges._handler().ctypes.argtypes[0])) == 0
     assert metadata[3] == (minor << 32 if is_known else 0)
+
+
+def handled(api: dict[int, Callable[[int], int]], over_threads: int = 1) -> np.ndarray:
+    """Call the handler as XLA does, with functions of ours for those of its interface; return the likelihoods of U."""
+    kept = []
+
+    def struct(*words: int) -> int:
+        kept.append(np.array(words, dtype=np.int64))
+        return kept[-1].ctypes.data
+
+    def buffer(array: np.ndarray) -> int:
+        kept.append(array)
+        return struct(48, 0, 12 if array.dtype == float else 5, array.ctypes.data, array.ndim, struct(*array.shape))
+
+    totals = np.full(len(U), np.nan)
+    functions = {k: ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(f) for k, f in api.items()}
+    addresses = {k: ctypes.cast(f, ctypes.c_void_p).value for k, f in functions.items()}
+    operands = struct(*map(buffer, (U, *(part[None] for part in NUMBERS))))
+    attributes = struct(struct(5, struct(over_threads)))
+    frame = struct(
+        *(168, 0, struct(192, 0, 24, 0, 3 << 32, *(addresses.get(k, 0) for k in range(5, 24))), 77, 3),
+        *(40, 0, 4, 0, operands),
+        *(40, 0, 1, 0, struct(buffer(totals))),
+        *(48, 0, 1, 0, 0, attributes, 0),
+    )
+    handle = bridges._handler().ctypes
+    assert handle(ctypes.cast(frame, handle.argtypes[0])) == 0
+    return totals
+
+
+def fields(address: int, num: int) -> list[int]:
+    return list((ctypes.c_int64 * num).from_address(address))
+
+
+def tell(num_threads: int) -> Callable[[int], int]:
+    def num(struct: int) -> int:
+        size, _, execution, out = fields(struct, 4)
+        assert (size, execution) == (32, 77)
+        ctypes.c_int64.from_address(out).value = num_threads
+        return 0
+
+    return num
+
+
+def test_helpers_may_come_in_time_or_too_late():
+    tasks = []
+
+    def schedule(struct: int) -> int:
+        size, _, execution, task, shared = fields(struct, 5)
+        assert (size, execution) == (40, 77)
+        tasks.append(functools.partial(ctypes.CFUNCTYPE(None, ctypes.c_int64)(task), shared))
+        if len(tasks) == 2:
+            tasks[1]()  # in time: it does all the work before the caller begins
+        return 0
+
+    np.testing.assert_array_equal(handled({17: schedule, 18: tell(4)}), EXPECTED)
+    assert len(tasks) == 3
+    tasks[0]()  # too late: the batch is closed
+    tasks[2]()  # so too, and the last: it frees what was shared
+
+
+def test_one_thread_needs_no_helper():
+    np.testing.assert_array_equal(handled({18: tell(1)}), EXPECTED)
+    np.testing.assert_array_equal(handled({}, over_threads=0), EXPECTED)
+
+
+@pytest.mark.parametrize("missing", ["pool", "schedule"])
+def test_without_threads_of_xlas_the_caller_does_it_all(missing):
+    destroyed = []
+
+    def destroy(struct: int) -> int:
+        destroyed.append(fields(struct, 3))
+        return 0
+
+    api = {8: destroy, 17: lambda struct: 4321, 18: tell(4) if missing == "schedule" else lambda struct: 4321}
+    np.testing.assert_array_equal(handled(api), EXPECTED)
+    assert destroyed == [[24, 0, 4321]]
+
+
+def test_the_layout_that_compiled_code_takes_for_granted():
+    assert kernel.Ints._fields[0] == "sizes"
+    assert kernel.Sizes._fields[0] == "parameters"
+
+
+def test_nothing_is_cached_where_no_folder_is_writable():
+    def compile_fn(*signature, cache=False):
+        if cache:
+            raise RuntimeError("no locator available")
+        return lambda function: (signature, function)
+
+    assert bridges._cached(compile_fn, abs, "signature") == (("signature",), abs)
 
 
 def test_a_second_copy_of_the_module_registers_a_handler_of_its_own():
@@ -314,6 +427,10 @@ def test_a_function_of_one_numpy_vector():
     assert isinstance(f(U[0]), float)
     with pytest.raises(ValueError, match="has shape"):
         f(U[0, :1])
+
+
+def test_a_function_of_numbers_on_a_device():
+    assert bridges.host_log_likelihood(ARRAYS)(U[0]) == EXPECTED[0]
 
 
 def test_numbers_of_another_process_are_refused():
