@@ -203,12 +203,15 @@ class Lanes(NamedTuple):
     rejected: Int[np.ndarray, "n lanes"]
 
 
+def total(lanes: Lanes) -> Float[np.ndarray, " n"]:
+    """Return the sum over the lanes of every vector, in the kernel's order: so threads change no bit."""
+    return functools.reduce(np.add, np.moveaxis(lanes.log_likelihood, -1, 0))
+
+
 def totals(lanes: Lanes) -> Float[np.ndarray, " n"]:
     """Return the log likelihood of every vector; -inf where a lane fails or has none."""
     is_good = np.all((lanes.status == Status.OK) & (lanes.log_likelihood < np.inf), axis=-1)
-    # Lane by lane, in the order of the kernel: so the sum is the same to the last bit.
-    total = functools.reduce(np.add, np.moveaxis(lanes.log_likelihood, -1, 0))
-    return np.where(is_good, total, -np.inf)
+    return np.where(is_good, total(lanes), -np.inf)
 
 
 class Simulated(NamedTuple):

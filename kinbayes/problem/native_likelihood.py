@@ -110,6 +110,14 @@ def rows(numbers: native.Numbers, U: Float[np.ndarray, "n dim"]) -> Rows:
     return Rows(prediction, np.stack(settings, axis=-1), density, found.lanes.status)
 
 
+def evaluate(
+    numbers: native.Numbers, U: Float[np.ndarray, "n dim"]
+) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Return log likelihoods and statuses of a batch of vectors, over all threads."""
+    lanes = native.simulated(numbers, U).lanes
+    return native.total(lanes), lanes.status.max(axis=-1)
+
+
 def states(numbers: native.Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
     """Return the states of every lane at its own times, padded by the last."""
     sizes = numbers.sizes

@@ -13,7 +13,6 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
-from kinbayes.ode.status import Status
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem.layout import layout
@@ -25,7 +24,7 @@ from kinbayes.problem.structure import Batched, Functions, Structure, functions
 
 
 class Evaluation(NamedTuple):
-    """Densities of a batch of parameter vectors, and how their simulations ended (see `Status`)."""
+    """Densities of a batch of parameter vectors, and how their simulations ended (see `kinbayes.ode.status.Status`)."""
 
     log_likelihood: Float[np.ndarray, " n"]
     log_prior: Float[np.ndarray, " n"]
@@ -267,12 +266,12 @@ class Problem:
 
     def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:
         """Return densities and statuses of a batch of vectors. A failed simulation is a status, not an error."""
-        rows = self.rows(U)
-        status = rows.status.max(axis=-1)
-        is_undefined = np.isnan(rows.log_density).any(axis=-1)
-        status = np.where((status == Status.OK) & is_undefined, int(Status.NOT_FINITE), status)
-        log_likelihood = np.where(status == Status.OK, rows.log_density.sum(axis=-1), -np.inf)
-        return Evaluation(log_likelihood, np.asarray(self.batched.log_prior(jnp.asarray(U))), status)
+        vectors = np.asarray(U, dtype=float)
+        log_likelihood, status = self._functions.evaluate(self._data, vectors)
+        # In powers of two, so that few sizes are ever compiled.
+        num = len(vectors)
+        padded = np.pad(vectors, ((0, (1 << max(num - 1, 0).bit_length()) - num), (0, 0)), mode="edge")
+        return Evaluation(log_likelihood, np.asarray(self.batched.log_prior(padded))[:num], status)
 
     def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
         """Return predictions, noise settings, log densities and statuses of a batch of vectors, (n, …) each."""

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kinbayes.model.model import Model, ModelError
+from kinbayes.ode.status import Status
 from kinbayes.problem.jax_likelihood import JaxLikelihood, jax_likelihood, value_and_jacobian
 from kinbayes.problem.layout import LikelihoodData
 from kinbayes.problem.likelihood import Declaration, Likelihood, Rows, likelihood
@@ -74,8 +75,8 @@ class Functions(NamedTuple):
         LikelihoodData -> Data
     log_prior, log_likelihood, pointwise, simulated
         Of one vector, in JAX.
-    rows, states
-        (Data, U), of a batch, in NumPy.
+    evaluate, rows, states
+        (Data, U), of a batch, in NumPy; `evaluate` gives log likelihoods and statuses (n,).
     batched
         Of a batch, in JAX.
     """
@@ -86,6 +87,7 @@ class Functions(NamedTuple):
     log_likelihood: Callable
     pointwise: Callable
     simulated: Callable
+    evaluate: Callable
     rows: Callable
     states: Callable
     batched: Batched
@@ -99,6 +101,7 @@ class _Values(NamedTuple):
     log_likelihoods: Callable  # of a batch
     pointwise: Callable
     simulated: Callable
+    evaluate: Callable
     rows: Callable
     states: Callable
 
@@ -153,6 +156,7 @@ def functions(structure: Structure) -> Functions:
         rule(values.log_likelihood, lambda u, data: jnp.sum(smooth().pointwise(u, data))),
         rule(values.pointwise, lambda u, data: smooth().pointwise(u, data)),
         rule(values.simulated, lambda u, data: smooth().rows(u, data).simulated),
+        values.evaluate,
         values.rows,
         values.states,
         Batched(jax.jit(log_prior), jax.jit(lambda data, U: values.log_likelihoods(U, data)), jax.jit(value_and_grad)),
@@ -169,13 +173,20 @@ def _jax(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
     def log_likelihood(u: Array, data: Data) -> Array:
         return jnp.sum(smooth().pointwise(u, data.layout))
 
+    rows_in_batches = _in_batches(jax.jit(rows))
+
+    def evaluate(data: Data, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        found = rows_in_batches(data, U)
+        return _checked(found.log_density.sum(axis=-1), found.status.max(axis=-1))
+
     return _Values(
         data=lambda layout: jax.device_put(Data(layout, None)),
         log_likelihood=log_likelihood,
         log_likelihoods=jax.vmap(log_likelihood, in_axes=(0, None)),
         pointwise=lambda u, data: smooth().pointwise(u, data.layout),
         simulated=lambda u, data: smooth().rows(u, data.layout).simulated,
-        rows=_in_batches(jax.jit(rows)),
+        evaluate=evaluate,
+        rows=rows_in_batches,
         states=_in_batches(jax.jit(states)),
     )
 
@@ -205,6 +216,7 @@ def _native(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
         log_likelihoods=lambda U, data: bridges.log_likelihoods(data.native, U),
         pointwise=of_measurements(native.pointwise),
         simulated=of_measurements(lambda numbers, u: native.rows(numbers, u[None]).simulated[0]),
+        evaluate=lambda data, U: _checked(*native.evaluate(data.native, U)),
         rows=lambda data, U: native.rows(data.native, U),
         states=lambda data, U: native.states(data.native, U),
     )
@@ -229,6 +241,14 @@ def _forward_differentiable(value: Callable, differentiable: Callable) -> Callab
         return found, jnp.where(jnp.isfinite(found)[..., None], jacobian, 0.0) @ tangents[0]
 
     return wrapped
+
+
+def _checked(
+    log_likelihood: Float[np.ndarray, " n"], status: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Return both, once a density that is no number is a status, and what failed has a likelihood of zero."""
+    status = np.where((status == Status.OK) & np.isnan(log_likelihood), int(Status.NOT_FINITE), status)
+    return np.where(status == Status.OK, log_likelihood, -np.inf), status
 
 
 def _in_batches(function: Callable) -> Callable:
