@@ -270,7 +270,7 @@ class Problem:
         log_likelihood, status = self._functions.evaluate(self._data, vectors)
         # In powers of two, so that few sizes are ever compiled.
         num = len(vectors)
-        padded = np.pad(vectors, ((0, (1 << max(num - 1, 0).bit_length()) - num), (0, 0)), mode="edge")
+        padded = np.resize(vectors, (1 << max(num - 1, 0).bit_length(), self.dim))
         return Evaluation(log_likelihood, np.asarray(self.batched.log_prior(padded))[:num], status)
 
     def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
