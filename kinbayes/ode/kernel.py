@@ -94,7 +94,7 @@ class Code(NamedTuple):
     linearize: int  # (states, constants) -> derivatives, Jacobian
     factor: int  # (shift, Jacobian) -> factors of shift I - J; the pattern is its last argument
     solve: int  # (right-hand side, factors) -> solution; the pattern is its last argument
-    check: int  # (shift, Jacobian, right-hand side, solution) -> number of rows that are wrong
+    check: int  # (shift, Jacobian, right-hand side, solution, weights) -> number of rows that are wrong
     stage: (
         int  # (base, rhs, newest stage, its coefficients, constants, factors) -> solution for f(base + a k) + rhs + c k
     )
@@ -290,6 +290,7 @@ class _Work(NamedTuple):
     sum: np.ndarray  # what a stage is to be solved for
     largest: np.ndarray  # the largest that every state has been
     floors: np.ndarray  # the absolute tolerance of every state
+    weights: np.ndarray  # the error that it may have at the start of a step
     stages: np.ndarray  # one after the other
     observed: np.ndarray  # the states at a time of the data
     jac: np.ndarray
@@ -308,7 +309,7 @@ def _padded(num_states):
 @_inline
 def _memory_size(sizes):
     many = sizes.parameters + sizes.inputs + sizes.sometimes + sizes.constants + sizes.entries + sizes.factors
-    return many + (11 + _NUM_STAGES) * _padded(sizes.states) + 3 + sizes.arguments + sizes.columns + 1
+    return many + (12 + _NUM_STAGES) * _padded(sizes.states) + 3 + sizes.arguments + sizes.columns + 1
 
 
 @_inline
@@ -326,7 +327,8 @@ def _divide(memory, sizes):
     sum_ = _plus(none, n)
     largest = _plus(sum_, n)
     floors = _plus(largest, n)
-    stages = _plus(floors, n)
+    weights = _plus(floors, n)
+    stages = _plus(weights, n)
     observed = _plus(stages, _NUM_STAGES * n)
     jac = _plus(observed, n)
     factors = _plus(jac, sizes.entries)
@@ -346,6 +348,7 @@ def _divide(memory, sizes):
         sum_,
         largest,
         floors,
+        weights,
         stages,
         observed,
         jac,
@@ -377,26 +380,24 @@ def _linearize(code, work, y, num_states, num_entries):
 
 
 @_inline
-def _is_steady(work, whole, num_entries, num, t, h, rtol):
+def _is_steady(work, whole, num_entries, num, t, h):
     """Return whether the step of size `h` to time `t` found every state at rest.
 
     No state moved while time nearly doubled, and none is bound to move within its own time scale.
     """
     is_steady = t > 0.0 and 2.0 * h >= t
     for i in range(num):
-        limit = _STEADY * (work.floors[i] + rtol * abs(work.u[i]))
-        is_steady = is_steady and abs(work.u[i] - work.y[i]) <= limit
+        is_steady = is_steady and abs(work.u[i] - work.y[i]) <= _STEADY * work.weights[i]
     for e in range(num_entries if is_steady else 0):
         i = whole.entry_rows[e]
         if i == whole.entry_columns[e] and i < num:
-            limit = _STEADY * (work.floors[i] + rtol * abs(work.u[i]))
-            is_steady = is_steady and abs(work.f[i]) <= limit * abs(work.jac[e])
+            is_steady = is_steady and abs(work.f[i]) <= _STEADY * work.weights[i] * abs(work.jac[e])
     return is_steady
 
 
 @_inline
-def _set_floors(work, y, num, atol):
-    """Set the absolute tolerance of every state: `atol`, but less for states that have always been smaller than 1."""
+def _set_weights(work, y, num, rtol, atol):
+    """Set what errors states may have; the absolute one is less for states that have always been smaller than 1."""
     biggest = 0.0
     for i in range(num):
         work.largest[i] = max(work.largest[i], abs(y[i]))
@@ -404,10 +405,11 @@ def _set_floors(work, y, num, atol):
     least = _SMALLEST_SIZE * (biggest if biggest > 0.0 else 1.0)
     for i in range(num):
         work.floors[i] = atol * min(1.0, max(work.largest[i], least))
+        work.weights[i] = work.floors[i] + rtol * abs(y[i])
 
 
 @_inline
-def _initial_step(work, sizes, whole, num, rtol):
+def _initial_step(work, sizes, whole, num):
     """Return a first step from the sizes of y, y' and y'' = J y' (Hairer, Norsett & Wanner 1993, II.4)."""
     y, f, second = work.y, work.f, work.u
     for i in range(sizes.states):
@@ -416,7 +418,7 @@ def _initial_step(work, sizes, whole, num, rtol):
         second[whole.entry_rows[e]] += work.jac[e] * f[whole.entry_columns[e]]
     d0 = d1 = d2 = 0.0
     for i in range(num):
-        weight = 1.0 / (work.floors[i] + rtol * abs(y[i]))
+        weight = 1.0 / work.weights[i]
         d0 += (y[i] * weight) ** 2
         d1 += (f[i] * weight) ** 2
         d2 += (second[i] * weight) ** 2
@@ -557,7 +559,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
     end = _NEVER if is_equilibration else real.times[last - 1]
     floors = work.floors
     for i in range(n):
-        u[i], work.largest[i] = y[i], 0.0
+        u[i], work.largest[i], work.weights[i] = y[i], 0.0, _LARGEST
     for i in range(_NUM_STAGES * m):
         k[i] = 0.0  # the lane before may have left NaN, which no weight of 0 takes away
     error, previous, h, ih, was_rejected = 0.0, 1.0, 0.0, 0.0, False
@@ -577,8 +579,8 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
                     states[at * num + i] = observed[i]
             at += 1
         t = t_new
-        _set_floors(work, u, num, atol)
-        is_steady = is_equilibration and stop == end and _is_steady(work, whole, sizes.entries, num, t, h, rtol)
+        _set_weights(work, u, num, rtol, atol)
+        is_steady = is_equilibration and stop == end and _is_steady(work, whole, sizes.entries, num, t, h)
         for i in range(n):
             y[i] = u[i]
         if is_steady or not t < end:
@@ -588,7 +590,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
             stop = _segment(code, work, sizes, t, end)
             if not _linearize(code, work, y, n, sizes.entries):
                 return total, _NOT_FINITE, t, steps, rejected
-            h = _initial_step(work, sizes, whole, num, rtol)
+            h = _initial_step(work, sizes, whole, num)
         else:
             error = max(error, _SMALLEST_ERROR)
             factor = _SAFETY * error**-_GAIN * previous**_GAIN_BEFORE
@@ -609,7 +611,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
             _call(code[_FACTOR], (work.shift, jac, work.factors, whole.pattern))
             _call(code[_SOLVE], (f, work.factors, k, whole.pattern))
             # Nothing is exchanged for a larger pivot: where that went wrong a smaller step makes the diagonal win.
-            _call(code[_CHECK], (work.shift, jac, f, k, work.row))
+            _call(code[_CHECK], (work.shift, jac, f, k, work.weights, work.row))
             if work.row[0] > 0.0:
                 rejected += 1
                 was_rejected = True

@@ -123,7 +123,9 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
         Function("switch", [["time"], tuple(constants)], [[switch.condition for switch in switches.values()]]),
         Function("linearize", names, [rhs, entries]),
         Function(
-            "check", [check.inputs[:1], check.inputs[1:], check.rhs_names, check.solution_names], [[check.num_wrong]]
+            "check",
+            [check.inputs[:1], check.inputs[1:], check.rhs_names, check.solution_names, check.weight_names],
+            [[check.num_wrong]],
         ),
         _stage(rhs, states, tuple(constants), solver),
         *solver.functions,

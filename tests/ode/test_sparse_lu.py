@@ -8,7 +8,6 @@ import pytest
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.llvm import Function, machine_code
 from kinbayes.ode.sparse_lu import (
-    LARGEST_BACKWARD_ERROR,
     elimination,
     indexed_lu,
     method,
@@ -88,7 +87,8 @@ def straight(size, entries):
 @functools.cache
 def check(size, entries, **settings):
     parts = residual(size, *split(entries), **settings)
-    return Compiled([["shift"], parts.inputs[1:], parts.rhs_names, parts.solution_names], [parts.num_wrong])
+    names = [["shift"], parts.inputs[1:], parts.rhs_names, parts.solution_names, parts.weight_names]
+    return Compiled(names, [parts.num_wrong])
 
 
 def solve(size, entries, values, shift, b):
@@ -98,8 +98,9 @@ def solve(size, entries, values, shift, b):
     return factors, substitute(factors, b)
 
 
-def num_wrong(size, entries, values, shift, b, x, **settings):
-    return check(size, tuple(entries), **settings)(shift, values, b, x)[0]
+def num_wrong(size, entries, values, shift, b, x, *, weights=1e-6, **settings):
+    weights = np.broadcast_to(weights, size).astype(float)
+    return check(size, tuple(entries), **settings)(shift, values, b, x, weights)[0]
 
 
 def indexed_factor(arrays, values, shift):
@@ -237,14 +238,6 @@ def rescaled(case, decades):
 TRAPS = {"autocatalysis": autocatalysis, "hollow": hollow, "singular block": singular_block}
 
 
-def backward_error(case, b, x):
-    """Return the largest (|b - W x|) / (|W| |x| + |b|) in extended precision."""
-    size, entries, values, shift = case
-    w = matrix(size, entries, values.astype(np.longdouble), np.longdouble(shift))
-    scale = matrix(size, entries, -np.abs(values), shift)
-    return float(np.max(np.abs(b - w @ x) / (scale @ np.abs(x) + np.abs(b))))
-
-
 @pytest.mark.parametrize("decades", [0, 8, -8])
 @pytest.mark.parametrize("trap", TRAPS)
 def test_lost_digits_are_seen_and_kept_ones_raise_no_alarm(trap, decades):
@@ -259,16 +252,18 @@ def test_lost_digits_are_seen_and_kept_ones_raise_no_alarm(trap, decades):
         scaled = w * unit / unit[:, None]
         reference = np.linalg.solve(scaled, b / unit) * unit
         error = np.max(np.abs(x - reference) / unit) / np.max(np.abs(reference) / unit)
-        # The control: the same systems solved with pivoting are right.
-        assert num_wrong(size, entries, values, shift, b, reference) == 0
+        # A solution may be wrong by 1e-6 of its size. The control: with pivoting the same systems are solved.
+        weights = 1e-6 * np.max(np.abs(reference) / unit) * unit
+        # Where no state decays by itself and the step is huge, even rounding raises an alarm: the step is halved.
+        if trap != "hollow":
+            assert num_wrong(size, entries, values, shift, b, reference, weights=weights) == 0
+        alarm = num_wrong(size, entries, values, shift, b, x, weights=weights) > 0
         if error > 1e-6:
-            assert num_wrong(size, entries, values, shift, b, x) > 0
+            assert alarm
             lost += 1
         if digits < 3:
-            assert num_wrong(size, entries, values, shift, b, x) == 0
+            assert not alarm
             kept += 1
-        is_beyond = backward_error(case, b, x) > LARGEST_BACKWARD_ERROR
-        assert (num_wrong(size, entries, values, shift, b, x) > 0) == is_beyond
     assert lost >= 2
     assert kept == 6
 
@@ -278,7 +273,7 @@ def test_halving_the_step_ends_the_alarm():
     b, alarms = np.array([1.0, -2.0, 0.5, 3.0]), []
     for _ in range(3):
         _, x = solve(size, entries, values, shift, b)
-        alarms.append(num_wrong(size, entries, values, shift, b, x) > 0)
+        alarms.append(num_wrong(size, entries, values, shift, b, x, weights=1e-8) > 0)
         shift *= 2
     assert alarms == [True, False, False]
 
@@ -294,10 +289,18 @@ def test_an_error_in_any_solution_entry_counts_the_rows_it_spoils():
     size, entries = chain(6)
     values, b = values_of(size, entries)
     _, x = solve(size, entries, values, 9.0, b)
-    for tolerance, wanted in ((1e-10, 3), (1e-4, 0)):
+    for weights, wanted in ((1e-9, 3), (1e-2, 0)):
         spoiled = x.copy()
         spoiled[3] *= 1 + 1e-6
-        assert num_wrong(size, entries, values, 9.0, b, spoiled, tolerance=tolerance) == wanted
+        assert num_wrong(size, entries, values, 9.0, b, spoiled, weights=weights) == wanted
+
+
+def test_near_a_slow_manifold_cancellation_raises_no_alarm():
+    # Two fast fluxes of 1e10 cancel but for 1e-6: a residual beside |W| |x| + |b| is large, the solution is good.
+    size, entries = 3, [(0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (2, 2)]
+    values, b = np.array([-1e10, 1e4, 1e10, -1e4, 1e-3, -1e-3]), np.array([1e-6, -1e-6, 0.0])
+    _, x = solve(size, entries, values, 1e-4, b)
+    assert num_wrong(size, entries, values, 1e-4, b, x, weights=1e-9) == 0
 
 
 def test_states_that_died_out_raise_no_alarm():
@@ -313,6 +316,7 @@ def test_the_check_knows_a_right_solution_only_by_its_equations():
     values, b = values_of(size, entries)
     parts = residual(size, *split(entries))
     known = dict(zip(parts.inputs, [8.0, *values], strict=True)) | dict(zip(parts.rhs_names, b, strict=True))
+    known |= dict.fromkeys(parts.weight_names, 1e-6)
     right = np.linalg.solve(matrix(size, entries, values, 8.0), b)
     spoiled = (np.array([bad, *right[1:]]) for bad in (np.nan, np.inf, -np.inf))
     for x, wanted in ((right, 0), (np.zeros(3), 3), *((x, 3) for x in spoiled)):
