@@ -4,27 +4,20 @@ Both have the C signatures of the straight-line functions, with a pattern of who
 are called by address. Index arrays are unsigned: a loop over signed indices would test each for a negative one.
 """
 
-from collections.abc import Callable
-
 import numba
 import numpy as np
 from jaxtyping import Int
 from numba import types
 
+from kinbayes.ode.intrinsics import compiled
 from kinbayes.ode.sparse_lu import IndexedLU
 
-_OPTIONS = {"fastmath": {"contract", "reassoc", "arcp", "nsz"}, "error_model": "numpy"}
 _ONE = np.uint64(1)  # beside an unsigned number only an unsigned one stays whole
 _SIZES = 3  # numbers before the arrays of a pattern
 _pattern, _floats = types.CPointer(types.uint64), types.CPointer(types.float64)
 
 
-def _compiled(function: Callable) -> Callable:
-    signature = types.void(_floats, _floats, _floats, _pattern)
-    try:
-        return numba.cfunc(signature, cache=True, nopython=True, **_OPTIONS)(function)
-    except RuntimeError:  # no folder for the cache is writable
-        return numba.cfunc(signature, nopython=True, **_OPTIONS)(function)
+_compiled = compiled(types.void(_floats, _floats, _floats, _pattern))
 
 
 def indexed_pattern(lu: IndexedLU) -> Int[np.ndarray, " numbers"]:

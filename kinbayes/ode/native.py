@@ -24,6 +24,7 @@ from kinbayes.model.expressions import (
 from kinbayes.model.llvm import Function, MachineCode, machine_code
 from kinbayes.model.model import Model
 from kinbayes.ode import kernel
+from kinbayes.ode.numbers import NUM_LANE_COLUMNS, Code, Numbers
 from kinbayes.ode.sparse_lu import SparseLU, elimination, indexed_lu, method, residual, sparse_lu
 from kinbayes.ode.status import Status
 
@@ -134,7 +135,7 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
     code = machine_code(functions)
     _KEPT.append(code)
     addresses = {"evaluate": kernel.evaluate.address, **solver.addresses, **code.addresses}
-    order = (*kernel.Code._fields, *(f"observe{k}" for k in range(len(observers))))
+    order = (*Code._fields, *(f"observe{k}" for k in range(len(observers))))
     return Compiled(
         np.array([addresses[name] for name in order], dtype=np.int64),
         (np.array(pattern.rows, dtype=np.int64), np.array(pattern.columns, dtype=np.int64)),
@@ -224,19 +225,6 @@ class Simulated(NamedTuple):
     states: Float[np.ndarray, "n times states"] | None
 
 
-class Numbers(NamedTuple):
-    """A model's addresses and a problem's numbers, as the kernel wants them."""
-
-    code: Int[np.ndarray, " functions"]
-    ints: Int[np.ndarray, " ints"]
-    floats: Float[np.ndarray, " floats"]
-
-    @property
-    def sizes(self) -> kernel.Sizes:
-        """The sizes among the numbers."""
-        return kernel.Sizes(*map(int, kernel.section(np.asarray(self.ints), "sizes")))
-
-
 def log_likelihoods(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
     """Return the log likelihood of every vector, in this thread; -inf where a lane fails."""
     vectors = np.ascontiguousarray(U, dtype=np.float64)
@@ -259,7 +247,7 @@ def simulated(
     """
     vectors = np.ascontiguousarray(U, dtype=np.float64)
     n, sizes = len(vectors), numbers.sizes
-    lanes = np.zeros((n, sizes.lanes, kernel.NUM_LANE_COLUMNS))
+    lanes = np.zeros((n, sizes.lanes, NUM_LANE_COLUMNS))
     rows = np.full((n, sizes.rows, sizes.columns), np.nan) if with_rows else None
     states = np.full((n, sizes.times, sizes.states - sizes.has_time), np.nan) if with_states else None
     counter = np.zeros(1, dtype=np.int64)

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.model import Model
-from kinbayes.ode import kernel, native
+from kinbayes.ode import native
+from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, pack
 from kinbayes.ode.status import Status
 from kinbayes.ode.tolerances import check_tolerances
 
@@ -101,10 +102,10 @@ def _compiled(model: Model, given: tuple[str, ...]) -> native.Compiled:
 
 def _numbers(
     code: native.Compiled, given: list[float], times: np.ndarray, tolerances: tuple, max_steps: int
-) -> native.Numbers:
+) -> Numbers:
     """Return the numbers of one lane without measurements."""
     num_states = code.num_states - code.has_time
-    sizes = kernel.Sizes(
+    sizes = Sizes(
         parameters=0,
         inputs=len(given),
         sometimes=0,
@@ -125,7 +126,7 @@ def _numbers(
     )
     none = np.zeros(0)
     by_parameter = np.full(len(given), -1)
-    ints = kernel.Ints(
+    ints = Ints(
         sizes=np.array(sizes),
         entry_rows=code.entries[0],
         entry_columns=code.entries[1],
@@ -142,5 +143,5 @@ def _numbers(
         argument_index=none,
     )
     values = np.array(given)
-    floats = kernel.Floats(np.array(tolerances), none, values, none, values, none, times, none)
-    return native.Numbers(code.addresses, *kernel.pack(ints, floats))
+    floats = Floats(np.array(tolerances), none, values, none, values, none, times, none)
+    return Numbers(code.addresses, *pack(ints, floats))

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kinbayes.model.expressions import ZERO
-from kinbayes.ode import kernel, native
+from kinbayes.ode import native
+from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, pack, section
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source
 from kinbayes.problem.likelihood import MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
@@ -25,14 +26,14 @@ def compiled(likelihood: Likelihood) -> native.Compiled:
     return native.compiled(likelihood.model, likelihood.start, likelihood.start_inputs, observers)
 
 
-def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int) -> native.Numbers:
+def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int) -> Numbers:
     """Return the numbers of a likelihood as the kernel wants them."""
     lane_times = [np.unique(times) for times in np.asarray(data.times)]
     first_times = np.cumsum([0, *map(len, lane_times)])
     rows = _rows(likelihood, data, first_times)
     arguments = [row[3] for row in rows]
     before = data.equilibration
-    sizes = kernel.Sizes(
+    sizes = Sizes(
         parameters=len(likelihood.scales),
         inputs=len(likelihood.slots.inputs),
         sometimes=len(likelihood.slots.sometimes),
@@ -51,7 +52,7 @@ def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData,
         columns=2 + MOST_SETTINGS,
         max_steps=max_steps,
     )
-    ints = kernel.Ints(
+    ints = Ints(
         sizes=np.array(sizes),
         entry_rows=code.entries[0],
         entry_columns=code.entries[1],
@@ -67,7 +68,7 @@ def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData,
         row_arguments=np.cumsum([0, *map(len, arguments)]),
         argument_index=np.array([index for index, _ in itertools.chain(*arguments)]),
     )
-    floats = kernel.Floats(
+    floats = Floats(
         tolerances=np.array([data.rtol, data.atol]),
         scale_factors=np.array([LOG_FACTORS.get(scale, 0.0) for scale in likelihood.scales]),
         input_constant=np.asarray(data.inputs.constant).T,
@@ -77,7 +78,7 @@ def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData,
         times=np.concatenate(lane_times),
         argument_constant=np.array([constant for _, constant in itertools.chain(*arguments)]),
     )
-    return native.Numbers(code.addresses, *kernel.pack(ints, floats))
+    return Numbers(code.addresses, *pack(ints, floats))
 
 
 def _rows(
@@ -103,32 +104,30 @@ def _pairs(source: Source) -> list[list[tuple[int, float]]]:
     return [list(zip(*lines, strict=True)) for lines in zip(index, constant, strict=True)]
 
 
-def rows(numbers: native.Numbers, U: Float[np.ndarray, "n dim"]) -> Rows:
+def rows(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Rows:
     """Return predictions, noise settings, log densities and statuses of a batch of vectors, over all threads."""
     found = native.simulated(numbers, U, with_rows=True)
     density, prediction, *settings = np.moveaxis(found.rows, -1, 0)
     return Rows(prediction, np.stack(settings, axis=-1), density, found.lanes.status)
 
 
-def evaluate(
-    numbers: native.Numbers, U: Float[np.ndarray, "n dim"]
-) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+def evaluate(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Return log likelihoods and statuses of a batch of vectors, over all threads."""
     lanes = native.simulated(numbers, U).lanes
     return native.total(lanes), lanes.status.max(axis=-1)
 
 
-def states(numbers: native.Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
+def states(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
     """Return the states of every lane at its own times, padded by the last."""
     sizes = numbers.sizes
     found = native.simulated(numbers, U, with_states=True).states
-    first = kernel.section(np.asarray(numbers.ints), "lane_times")
+    first = section(np.asarray(numbers.ints), "lane_times")
     longest = int(np.max(np.diff(first)))
     index = [[min(a + k, b - 1) for k in range(longest)] for a, b in itertools.pairwise(first.tolist())]
     return found.reshape(len(found), sizes.times, -1)[:, np.array(index)]
 
 
-def pointwise(numbers: native.Numbers, u: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " measurements"]:
+def pointwise(numbers: Numbers, u: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " measurements"]:
     """Return the log density of every measurement; -inf wherever a simulation fails."""
     found = rows(numbers, np.asarray(u)[None])
     is_good = np.all(found.status == Status.OK) & ~np.isnan(found.log_density[0])
