@@ -247,42 +247,23 @@ def test_the_conversion_reaction_has_its_closed_form():
 
 # ---- PEtab's test suite
 
-EQUILIBRATED = ("0009", "0010", "0017", "0018")
-IN_EVERY_RUN = ("0003", "0012", "0018")
+IN_EVERY_RUN = ("0003", "0009", "0010", "0012", "0017", "0018")  # from 0009 on but 0012: with a pre-equilibration
 CASES = [f"{k:04}" for k in range(1, 21)]
 
 
-def cases(names):
-    return [pytest.param(n, marks=() if n in IN_EVERY_RUN else pytest.mark.slow) for n in names]
-
-
 @pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
-@pytest.mark.parametrize("case", cases(n for n in CASES if n not in EQUILIBRATED))
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow) for name in CASES]
+)
 def test_the_test_suite_agrees(case):
     path = SUITE / case / f"_{case}.yaml"
     solution = yaml.safe_load((SUITE / case / f"_{case}_solution.yaml").read_text())
     problem = read_petab(path, rtol=1e-8, atol=1e-10)
+    assert problem.is_equilibrated == (case in ("0009", "0010", "0017", "0018"))
     u = problem.nominal
     assert float(problem.log_likelihood(u)) == pytest.approx(solution["llh"], abs=solution["tol_llh"])
     simulated = pd.read_csv(SUITE / case / "_simulations.tsv", sep="\t")["simulation"]
     np.testing.assert_allclose(problem.simulated(u), simulated, atol=solution["tol_simulations"])
-
-
-@pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
-@pytest.mark.parametrize("case", cases(EQUILIBRATED))
-def test_the_test_suite_agrees_where_a_steady_state_goes_on(case):
-    problem = read_petab(SUITE / case / f"_{case}.yaml", rtol=1e-8, atol=1e-10)
-    u = np.asarray(problem.nominal)
-    before, after = problem.experiments
-    assert {(m.preequilibration, m.experiment) for m in problem.measurements} == {(before.name, after.name)}
-    steady = problem.on_grid(before, [1000.0]).states(u[None])[0, 0, 0]
-    kept = {n: float(v) for n, v in zip(problem.model.states, steady, strict=True) if n not in after.given}
-    second = Experiment("second", {**after.values, **kept})
-    expected = pd.read_csv(SUITE / case / "_simulations.tsv", sep="\t")
-    grid = problem.on_grid(second, sorted({m.time for m in problem.measurements}))
-    found = {(m.observable, m.time): float(y) for m, y in zip(grid.measurements, grid.simulated(u), strict=True)}
-    simulated = [found[m.observable, m.time] for m in problem.measurements]
-    np.testing.assert_allclose(simulated, expected["simulation"], atol=1e-6)
 
 
 # ---- what is refused

@@ -1,5 +1,6 @@
 """Benchmark problems against AMICI: log likelihoods and gradients, and trajectories against SciPy."""
 
+import functools
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +21,23 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmark collect
 TIGHT = (1e-8, 1e-12)
 # Bruno's gradient at its optimum is the small rest of large terms that cancel: 9e-3 off at 1e-8.
 GRADIENT_TOLERANCES = {"Bruno_JExpBot2016": (1e-10, 1e-13)}
+# Whose gradients are compared, and of those, whose only in the slow run.
 QUICK = ("Boehm_JProteomeRes2014", "Bruno_JExpBot2016")
 SLOW = ("Elowitz_Nature2000", "Sneyd_PNAS2002", "Fiedler_BMCSystBiol2016")
+# Largest error of the log likelihood at the nominal point with both tolerances at 1e-8; where a comment gives it, that
+# of AMICI itself is larger than ours has ever been.
+LARGEST_ERRORS = {
+    "Boehm_JProteomeRes2014": 1e-6,
+    "Fujita_SciSignal2010": 1e-4,  # AMICI: 9.7e-3
+    "Crauste_CellSystems2017": 1e-5,  # AMICI: 1.4e-3
+    "Bruno_JExpBot2016": 1e-6,
+    "Elowitz_Nature2000": 1e-6,
+    "Zheng_PNAS2012": 1e-6,  # AMICI: 4.8e-3
+    "Bachmann_MSB2011": 1e-5,
+    "Sneyd_PNAS2002": 1e-5,
+    "Weber_BMC2015": 1e-6,
+    "Fiedler_BMCSystBiol2016": 1e-6,  # AMICI: 2.4e-3
+}
 # Points at which AMICI failed: the number of them that can be simulated.
 SIMULATED_WHERE_AMICI_FAILED = {"Elowitz_Nature2000": 1}
 
@@ -38,25 +54,22 @@ class Reference(NamedTuple):
     log_likelihoods: np.ndarray  # NaN where AMICI failed
 
 
-def read(name):
-    rtol, atol = TIGHT
+def read(name, rtol=TIGHT[0], atol=TIGHT[1]):
     return read_petab(DATA / "petab" / "benchmark" / name / f"{name}.yaml", rtol=rtol, atol=atol)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
-)
-def reference(request):
-    stored = json.loads((DATA / "reference" / "amici.json").read_text())["problems"][request.param]
-    problem = read(request.param)
+@functools.cache
+def reference_of(name):
+    stored = json.loads((DATA / "reference" / "amici.json").read_text())["problems"][name]
+    problem = read(name)
     assert sorted(stored["ids"]) == sorted(problem.parameter_names)
     order = [stored["ids"].index(name) for name in problem.parameter_names]
     assert [stored["scale"][k] for k in order] == list(problem.scale)
     fixed = [p for p in problem.parameters if not p.estimate]
-    assert stored["fixed"] == {p.name: float(scaled(np.array([p.nominal]), (p.scale,))[0]) for p in fixed}
+    ours = {p.name: float(scaled(np.array([p.nominal]), (p.scale,))[0]) for p in fixed}
+    assert stored["fixed"] == pytest.approx(ours, rel=1e-14)
     return Reference(
-        request.param,
+        name,
         problem,
         np.array(stored["nominal"])[order],
         stored["llh_nominal"],
@@ -66,19 +79,40 @@ def reference(request):
     )
 
 
+@pytest.fixture(params=LARGEST_ERRORS)
+def reference(request):
+    return reference_of(request.param)
+
+
+@pytest.fixture(params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def differentiable(request):
+    return reference_of(request.param)
+
+
+def test_every_problem_is_here():
+    stored = json.loads((DATA / "reference" / "amici.json").read_text())["problems"]
+    assert set(stored) == set(LARGEST_ERRORS)
+
+
 def test_the_nominal_point_is_the_tables(reference):
     np.testing.assert_allclose(reference.problem.nominal, reference.nominal, atol=1e-9)
 
 
-def test_the_log_likelihood_and_its_gradient_are_amicis(reference):
-    error = abs(float(reference.problem.log_likelihood(reference.nominal)) - reference.log_likelihood)
-    tight = reference.problem.with_tolerances(*GRADIENT_TOLERANCES.get(reference.name, TIGHT))
-    gradients = tight.batched.value_and_grad(reference.nominal[None])[3]
-    largest = np.max(np.abs(reference.gradient))
-    gradient_error = np.max(np.abs(np.asarray(gradients[0]) - reference.gradient)) / largest
-    print(f"{reference.name}: errors of the log likelihood {error:.1e}, of the gradient {gradient_error:.1e}")
+def test_the_log_likelihood_is_amicis(reference):
+    for rtol, atol in (TIGHT, (1e-8, 1e-8)):
+        found = reference.problem.with_tolerances(rtol, atol).log_likelihood(reference.nominal)
+        error = abs(float(found) - reference.log_likelihood)
+        print(f"{reference.name}: error of the log likelihood {error:.1e} at tolerances {rtol}, {atol}")
+        assert error < LARGEST_ERRORS[reference.name]
+
+
+def test_gradients_are_amicis(differentiable):
+    tight = differentiable.problem.with_tolerances(*GRADIENT_TOLERANCES.get(differentiable.name, TIGHT))
+    gradients = tight.batched.value_and_grad(differentiable.nominal[None])[3]
+    largest = np.max(np.abs(differentiable.gradient))
+    error = np.max(np.abs(np.asarray(gradients[0]) - differentiable.gradient)) / largest
+    print(f"{differentiable.name}: error of the gradient {error:.1e}")
     assert error < 1e-3
-    assert gradient_error < 1e-3
     assert largest > 1e-4  # so that a gradient of zero would have been noticed
 
 
@@ -101,9 +135,9 @@ def test_perelson_has_its_published_log_likelihood():
     assert float(problem.log_likelihood(problem.nominal)) == pytest.approx(-432.039, abs=1e-3)
 
 
-def test_trajectories_are_scipys(reference):
-    problem, u = reference.problem, reference.nominal
-    model, values = problem.model, problem.to_natural(reference.nominal)
+def test_trajectories_are_scipys(differentiable):
+    problem, u = differentiable.problem, differentiable.nominal
+    model, values = problem.model, problem.to_natural(u)
     values.update({p.name: p.nominal for p in problem.parameters if not p.estimate})
     found = np.asarray(problem.states(u[None])[0])
     measured = [e for e in problem.experiments if any(m.experiment == e.name for m in problem.measurements)]
