@@ -505,5 +505,3 @@ def _kernel(sources: int) -> Callable:
 
 
 evaluate = _kernel(SOURCES)
-
-from kinbayes.ode.numbers import NUM_OFFSETS, LaneColumns, pack, section, Code  # TEMPORARY
