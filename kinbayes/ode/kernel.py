@@ -182,7 +182,7 @@ def _divide(memory, sizes):
 # ---- one step
 
 
-@inline
+@jit
 def _linearize(code, work, y, num_states, num_entries):
     """Compute the derivatives and the Jacobian at `y`; return whether the derivatives are finite.
 
@@ -198,7 +198,7 @@ def _linearize(code, work, y, num_states, num_entries):
     return is_finite
 
 
-@inline
+@jit
 def _is_steady(work, whole, num_entries, num, t, h):
     """Return whether the step of size `h` to time `t` found every state at rest.
 
@@ -227,7 +227,7 @@ def _set_weights(work, y, num, rtol, atol):
         work.weights[i] = work.floors[i] + rtol * abs(y[i])
 
 
-@inline
+@jit
 def _initial_step(work, sizes, whole, num):
     """Return a first step from the sizes of y, y' and y'' = J y' (Hairer, Norsett & Wanner 1993, II.4)."""
     y, f, second = work.y, work.f, work.u
@@ -333,7 +333,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
         u[i], work.largest[i], work.weights[i] = y[i], 0.0, _LARGEST
     for i in range(_NUM_STAGES * m):
         k[i] = 0.0  # the lane before may have left NaN, which no weight of 0 takes away
-    error, previous, h, ih, was_rejected = 0.0, 1.0, 0.0, 0.0, False
+    error, log_previous, h, ih, was_rejected = 0.0, 0.0, 0.0, 0.0, False
     stop, t_new = 0.0, end if num == 0 else 0.0
     while True:
         # Observe up to the new time: at first that of the start.
@@ -363,10 +363,10 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
                 return total, _NOT_FINITE, t, steps, rejected
             h = _initial_step(work, sizes, whole, num)
         else:
-            error = max(error, _SMALLEST_ERROR)
-            factor = _SAFETY * error**-_GAIN * previous**_GAIN_BEFORE
+            log_error = math.log(max(error, _SMALLEST_ERROR))
+            factor = _SAFETY * math.exp(_GAIN_BEFORE * log_previous - _GAIN * log_error)
             h *= min(1.0 if was_rejected else _GROW, max(_SHRINK, factor))
-            previous = error
+            log_previous = log_error
         was_rejected = False
         while True:
             if steps == sizes.max_steps:
