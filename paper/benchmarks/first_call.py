@@ -1,0 +1,53 @@
+"""Tell what the first log likelihood of a process costs, part by part, as one line of JSON.
+
+A script of its own, for fresh processes: nothing else may be imported before the clock starts.
+
+python paper/benchmarks/first_call.py problem.yaml
+"""
+
+import itertools
+import json
+import sys
+import time
+
+marks = [("", time.perf_counter())]
+
+
+def mark(part: str) -> None:
+    """Note that a part is done."""
+    marks.append((part, time.perf_counter()))
+
+
+import kinbayes as kb  # noqa: E402
+
+mark("import_kinbayes")
+import kinbayes.formats.petab_v1  # noqa: E402
+
+mark("load_formats")
+from kinbayes.ode import bridges  # noqa: E402, F401
+from kinbayes.problem import native_likelihood  # noqa: E402
+
+mark("load_engine")
+compile_model, compiling = native_likelihood.compiled, []
+
+
+def timed(*terms: object) -> object:
+    """Compile, and note how long it takes."""
+    started = time.perf_counter()
+    code = compile_model(*terms)
+    compiling.append(time.perf_counter() - started)
+    return code
+
+
+native_likelihood.compiled = timed
+problem = kb.read_petab(sys.argv[1])
+mark("read")
+value = problem.log_likelihood(problem.nominal).block_until_ready()
+mark("first_call")
+problem.log_likelihood(problem.nominal).block_until_ready()
+mark("second_call")
+
+seconds = {part: after - before for (_, before), (part, after) in itertools.pairwise(marks)}
+compile_seconds = sum(compiling)
+seconds |= {"read": seconds["read"] - compile_seconds, "compile": compile_seconds}
+print(json.dumps({"log_likelihood": float(value), **seconds}))
