@@ -238,13 +238,13 @@ def _initial_step(work, sizes, whole, num):
     d0 = d1 = d2 = 0.0
     for i in range(num):
         weight = 1.0 / work.weights[i]
-        d0 += (y[i] * weight) ** 2
-        d1 += (f[i] * weight) ** 2
-        d2 += (second[i] * weight) ** 2
+        d0 += y[i] * weight * y[i] * weight
+        d1 += f[i] * weight * f[i] * weight
+        d2 += second[i] * weight * second[i] * weight
     d0, d1, d2 = math.sqrt(d0 / num), math.sqrt(d1 / num), math.sqrt(d2 / num)
     h0 = 0.01 * d0 / d1 if d0 > 1e-5 and d1 > 1e-5 else 1e-6
     biggest = max(d1, math.sqrt(d2))
-    h1 = (0.01 / biggest) ** 0.2 if biggest > 1e-15 else max(1e-6, 1e-3 * h0)
+    h1 = math.exp(0.2 * math.log(0.01 / biggest)) if biggest > 1e-15 else max(1e-6, 1e-3 * h0)
     return min(100.0 * h0, h1)
 
 
@@ -393,7 +393,8 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
             for i in range(num):
                 u[i] += last_stage[i]
                 is_good = is_good and abs(u[i]) <= _LARGEST
-                error += (last_stage[i] / (floors[i] + rtol * max(abs(y[i]), abs(u[i])))) ** 2
+                part = last_stage[i] / (floors[i] + rtol * max(abs(y[i]), abs(u[i])))
+                error += part * part
             error = math.sqrt(error / num)
             t_new = stop if is_at_stop else t + h
             if sizes.has_time:
@@ -406,7 +407,8 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
                 _linearize(code, work, y, n, sizes.entries)
             rejected += 1
             was_rejected = True
-            h *= max(_SHRINK, _SAFETY * error**-0.2) if is_good and error < _LARGEST else _SHRINK
+            shrink = _SAFETY * math.exp(-0.2 * math.log(error)) if is_good and error < _LARGEST else _SHRINK
+            h *= max(_SHRINK, shrink)
 
 
 @inline
