@@ -231,7 +231,7 @@ def figure(table: pd.DataFrame, path: Path) -> None:
         axis.set_title("rtol = atol = 1e-8" if comparison == "same" else "each within 1e-3 of the reference")
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis()
-    axes[1].legend(fontsize=7, loc="upper right")
+    panels.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncols=3, loc="outside lower center")
     draw(panels, path)
 
 

@@ -230,10 +230,11 @@ def figure(parts: pd.DataFrame, first: pd.DataFrame, path: Path) -> None:
     steps = inside.pivot(index="problem", columns="part", values="ns")[list(dict.fromkeys(inside["part"]))]
     steps.plot.barh(stacked=True, ax=axes[0], xlabel="ns a step", ylabel="")
     labelled = first.set_index(first["problem"] + ", cache " + first["cache"])[list(AFTER_IMPORT)]
+    labelled = labelled.rename(columns=lambda column: column.replace("_", " "))
     labelled.plot.barh(stacked=True, ax=axes[1], xlabel="s to the first log likelihood", ylabel="")
     for axis in axes:
         axis.invert_yaxis()
-        axis.legend(fontsize=6)
+        axis.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     draw(panels, path)
 
 
