@@ -352,12 +352,18 @@ def substitute(roots: Sequence[Expr], replacements: Mapping[str, Expr]) -> list[
 
 def derivatives(roots: Sequence[Expr], name: str) -> list[Expr]:
     """Return the exact partial derivatives of `roots` with respect to the symbol `name`."""
+    return directional_derivatives(roots, {name: ONE})
+
+
+def directional_derivatives(roots: Sequence[Expr], direction: Mapping[str, Expr]) -> list[Expr]:
+    """Return the exact derivatives of `roots` along a direction: symbol -> its component; other symbols stay."""
+    mask = functools.reduce(operator.or_, map(_bit, direction), 0)
     done: dict[Expr, Expr] = {}
     for node in postorder(roots):
-        if not node.depends_on(name) or _is_boolean(node):
+        if not node._mask & mask or _is_boolean(node):
             done[node] = ZERO
         elif node.op == "symbol":
-            done[node] = ONE
+            done[node] = direction[node.value]
         elif node.op == "where":
             condition, if_true, if_false = node.args
             done[node] = where(condition, done[if_true], done[if_false])

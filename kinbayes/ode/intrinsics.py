@@ -16,12 +16,22 @@ from numba.extending import intrinsic
 
 from kinbayes.ode import tableau
 
-_FILES = ("intrinsics.py", "kernel.py", "lu_loops.py", "numbers.py", "status.py", "tableau.py")
+_FILES = (
+    "intrinsics.py",
+    "kernel.py",
+    "lu_loops.py",
+    "numbers.py",
+    "sensitivities.py",
+    "status.py",
+    "tableau.py",
+    "work.py",
+)
 SOURCES = int.from_bytes(
     hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in _FILES)).digest()[:7]
 )
 
 WIDTH = 4  # numbers in a vector; arrays of states are padded to whole vectors
+BLOCK = 8  # numbers in a vector of tangents, or of all stages
 
 # NaN and infinity must stay what they are: with all fast-math flags a NaN error would count as small.
 _OPTIONS = {"fastmath": {"contract", "reassoc", "arcp", "nsz"}, "error_model": "numpy"}
@@ -88,6 +98,18 @@ def allocate(typing_context, count):
 
 
 @intrinsic
+def aligned(typing_context, memory):
+    """Return the first place in memory at which a whole vector may lie; at most 7 numbers on."""
+
+    def generate(context, builder, signature, values):
+        word = ir.IntType(64)
+        address = builder.add(builder.ptrtoint(values[0], word), word(63))
+        return builder.inttoptr(builder.and_(address, word(-64)), values[0].type)
+
+    return memory(memory), generate
+
+
+@intrinsic
 def free(typing_context, memory):
     """Give memory back."""
 
@@ -110,49 +132,177 @@ def take(typing_context, counter):
     return types.int64(counter), generate
 
 
-@intrinsic
-def stage_sums(typing_context, stage, y, base, rhs, k, num, inverse_step):
-    """Compute the sums for a stage over all stages before it but the newest.
+def _stage_sums(width: int) -> Callable:
+    """Return a compiled function that computes the sums for a stage over all stages before it but the newest.
 
-    base = y + sum_j a_j k_j and rhs = (sum_j c_j k_j) / h, with vectors of WIDTH numbers: a compiler that does not
+    base = y + sum_j a_j k_j and rhs = (sum_j c_j k_j) / h, with vectors of `width` numbers: a compiler that does not
     know that the arrays are apart would take them number by number. The newest stage is left to the model's own
     function: so these sums are computed beside it, and only it is waited for.
     """
-    vector, word, fast = ir.VectorType(ir.DoubleType(), WIDTH), ir.IntType(64), ("contract",)
+    vector, word, fast = ir.VectorType(ir.DoubleType(), width), ir.IntType(64), ("contract",)
+
+    @intrinsic
+    def stage_sums(typing_context, stage, y, base, rhs, k, num, inverse_step):
+        def generate(context, builder, signature, values):
+            stage, y, base, rhs, k, num, inverse_step = values
+
+            def place(array: ir.Value, at: ir.Value) -> ir.Value:
+                return builder.bitcast(builder.gep(array, [at], source_etype=ir.DoubleType()), vector.as_pointer())
+
+            def sum_of(value: ir.Value | None, coefficients: Sequence[float], at: ir.Value) -> ir.Value | None:
+                for j, coefficient in enumerate(coefficients):
+                    if coefficient != 0.0:
+                        load = builder.load(place(k, builder.add(at, builder.mul(num, word(j)))), align=8, typ=vector)
+                        term = builder.fmul(ir.Constant(vector, [coefficient] * width), load, flags=fast)
+                        value = term if value is None else builder.fadd(value, term, flags=fast)
+                return value
+
+            first = builder.insert_element(ir.Constant(vector, ir.Undefined), inverse_step, ir.IntType(32)(0))
+            scale = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width))
+            done = builder.append_basic_block("sums.done")
+            choice = builder.switch(stage, done)
+            for number in range(2, tableau.NUM_STAGES + 1):
+                # The last rows of A are the one before with a 1 for the newest stage: there the old base stands for y.
+                a = tableau.A[number, : number - 1] if number <= 6 else [0.0] * (number - 2) + [1.0]
+                c = tableau.C[number, : number - 1] if number < tableau.NUM_STAGES else []
+                block = builder.append_basic_block(f"sums.{number}")
+                choice.add_case(word(number), block)
+                builder.position_at_end(block)
+                with cgutils.for_range_slice(builder, word(0), num, word(width)) as (i, _):
+                    start = builder.load(place(y, i), align=8, typ=vector)
+                    builder.store(sum_of(start, a, i), place(base, i), align=8)
+                    added = sum_of(None, c, i)
+                    if added is not None:
+                        builder.store(builder.fmul(added, scale, flags=fast), place(rhs, i), align=8)
+                builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        return types.void(stage, y, base, rhs, k, num, inverse_step), generate
+
+    return stage_sums
+
+
+stage_sums, tangent_sums = _stage_sums(WIDTH), _stage_sums(BLOCK)
+
+
+def _spread(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:
+    """Return a block's vector of one number."""
+    lane = ir.IntType(32)
+    one = builder.insert_element(ir.Constant(ir.VectorType(number.type, BLOCK), ir.Undefined), number, lane(0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, BLOCK), [0] * BLOCK))
+
+
+def _vector_at(builder: ir.IRBuilder, array: ir.Value, i: ir.Value) -> ir.Value:
+    """Return the pointer to an entry of an array of a block's vectors."""
+    real = ir.DoubleType()
+    at = builder.gep(array, [builder.mul(i, ir.IntType(64)(BLOCK))], source_etype=real)
+    return builder.bitcast(at, ir.VectorType(real, BLOCK).as_pointer())
+
+
+@intrinsic
+def stage_points(typing_context, y, k, num, stride, points, stages):
+    """Compute the points u = y + sum_j a_j k_j of all stages, and gather the stages: (num, stages) each.
+
+    The stages lie `stride` apart.
+    """
+    real, word, lane = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+    vector = ir.VectorType(real, BLOCK)
 
     def generate(context, builder, signature, values):
-        stage, y, base, rhs, k, num, inverse_step = values
+        y, k, num, stride, points, stages = values
 
-        def place(array: ir.Value, at: ir.Value) -> ir.Value:
-            return builder.bitcast(builder.gep(array, [at], source_etype=ir.DoubleType()), vector.as_pointer())
-
-        def sum_of(value: ir.Value | None, coefficients: Sequence[float], at: ir.Value) -> ir.Value | None:
-            for j, coefficient in enumerate(coefficients):
-                if coefficient != 0.0:
-                    load = builder.load(place(k, builder.add(at, builder.mul(num, word(j)))), align=8, typ=vector)
-                    term = builder.fmul(ir.Constant(vector, [coefficient] * WIDTH), load, flags=fast)
-                    value = term if value is None else builder.fadd(value, term, flags=fast)
-            return value
-
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), inverse_step, ir.IntType(32)(0))
-        scale = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
-        done = builder.append_basic_block("sums.done")
-        choice = builder.switch(stage, done)
-        for number in range(2, tableau.NUM_STAGES + 1):
-            # The last rows of A are the one before with a 1 for the newest stage: there the old base stands for y.
-            a = tableau.A[number, : number - 1] if number <= 6 else [0.0] * (number - 2) + [1.0]
-            c = tableau.C[number, : number - 1] if number < tableau.NUM_STAGES else []
-            block = builder.append_basic_block(f"sums.{number}")
-            choice.add_case(word(number), block)
-            builder.position_at_end(block)
-            with cgutils.for_range_slice(builder, word(0), num, word(WIDTH)) as (i, _):
-                start = builder.load(place(y, i), align=8, typ=vector)
-                builder.store(sum_of(start, a, i), place(base, i), align=8)
-                added = sum_of(None, c, i)
-                if added is not None:
-                    builder.store(builder.fmul(added, scale, flags=fast), place(rhs, i), align=8)
-            builder.branch(done)
-        builder.position_at_end(done)
+        with cgutils.for_range(builder, num) as loop:
+            i = loop.index
+            point = _spread(builder, builder.load(builder.gep(y, [i], source_etype=real), typ=real))
+            gathered = ir.Constant(vector, ir.Undefined)
+            for j in range(tableau.NUM_STAGES):
+                at = builder.gep(k, [builder.add(i, builder.mul(stride, word(j)))], source_etype=real)
+                stage = builder.load(at, typ=real)
+                gathered = builder.insert_element(gathered, stage, lane(j))
+                if j + 1 < tableau.NUM_STAGES:
+                    column = ir.Constant(vector, [float(a) for a in tableau.A[:, j]])
+                    term = builder.fmul(column, _spread(builder, stage), flags=("contract",))
+                    point = builder.fadd(point, term, flags=("contract",))
+            builder.store(point, _vector_at(builder, points, i), align=8)
+            builder.store(gathered, _vector_at(builder, stages, i), align=8)
         return context.get_dummy_value()
 
-    return types.void(stage, y, base, rhs, k, num, inverse_step), generate
+    return types.void(y, k, num, stride, points, stages), generate
+
+
+@intrinsic
+def add_multiple(typing_context, total, factor, terms):
+    """Add a multiple of a block's vector to another."""
+    vector = ir.VectorType(ir.DoubleType(), BLOCK)
+
+    def generate(context, builder, signature, values):
+        total, factor, terms = values
+        factor = _spread(builder, factor)
+        total, terms = (builder.bitcast(p, vector.as_pointer()) for p in (total, terms))
+        product = builder.fmul(factor, builder.load(terms, align=8, typ=vector), flags=("contract",))
+        added = builder.fadd(builder.load(total, align=8, typ=vector), product, flags=("contract",))
+        builder.store(added, total, align=8)
+        return context.get_dummy_value()
+
+    return types.void(total, factor, terms), generate
+
+
+@intrinsic
+def finish_tangents(typing_context, work, block, num, all_states, rtol):
+    """Add the last stage to a block of tangents, and return the largest error of one of them, a square.
+
+    `work` are the states before and after the step and their floors; `block` are the tangents but for the last stage,
+    that stage, the tangents before, the sizes of their parameters, and those after the step. In units of a state, which
+    a tangent gets from the size of its parameter, its error may be that of the state, or the same part of itself.
+    """
+    real, word, lane = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+    vector, fast = ir.VectorType(real, BLOCK), ("contract", "nsz", "arcp")
+
+    def generate(context, builder, signature, values):
+        before, after, floors = cgutils.unpack_tuple(builder, values[0])
+        base, last, y, size, u = cgutils.unpack_tuple(builder, values[1])
+        _, _, num, all_states, rtol = values
+
+        def load(array: ir.Value, i: ir.Value) -> ir.Value:
+            return builder.load(_vector_at(builder, array, i), align=8, typ=vector)
+
+        def number(array: ir.Value, i: ir.Value) -> ir.Value:
+            return builder.load(builder.gep(array, [i], source_etype=real), typ=real)
+
+        def call(name: str, kind: ir.Type, *arguments: ir.Value) -> ir.Value:
+            function = ir.FunctionType(kind, [kind] * len(arguments))
+            return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
+
+        def larger(a: ir.Value, b: ir.Value) -> ir.Value:
+            return call("llvm.maxnum.v8f64", vector, a, b)
+
+        def absolute(a: ir.Value) -> ir.Value:
+            return call("llvm.fabs.v8f64", vector, a)
+
+        squares = cgutils.alloca_once_value(builder, ir.Constant(vector, [0.0] * BLOCK))
+        sizes, rtols = load(size, word(0)), _spread(builder, rtol)
+        with cgutils.for_range(builder, all_states) as loop:
+            i = loop.index
+            stage = load(last, i)
+            new = builder.fadd(load(base, i), stage)
+            builder.store(new, _vector_at(builder, u, i), align=8)
+            with builder.if_then(builder.icmp_signed("<", i, num)):
+                own = call(
+                    "llvm.maxnum.f64", real, *(call("llvm.fabs.f64", real, number(a, i)) for a in (before, after))
+                )
+                tangent = builder.fmul(sizes, larger(absolute(load(y, i)), absolute(new)))
+                most = builder.fmul(rtols, larger(_spread(builder, own), tangent), flags=fast)
+                most = builder.fadd(_spread(builder, number(floors, i)), most, flags=fast)
+                error = builder.fdiv(builder.fmul(stage, sizes), most)
+                square = builder.fmul(error, error, flags=fast)
+                builder.store(builder.fadd(builder.load(squares), square, flags=fast), squares)
+        found = builder.load(squares)
+        largest = builder.extract_element(found, lane(0))
+        for j in range(1, BLOCK):
+            other = builder.extract_element(found, lane(j))
+            # Not a maximum: what is no number is the largest.
+            largest = builder.select(builder.fcmp_ordered(">=", largest, other), largest, other)
+        return largest
+
+    return types.float64(work, block, num, all_states, rtol), generate

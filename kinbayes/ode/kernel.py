@@ -19,7 +19,7 @@ from numba import types
 from kinbayes.ode import tableau
 from kinbayes.ode.intrinsics import (
     SOURCES,
-    WIDTH,
+    aligned,
     allocate,
     call,
     compiled,
@@ -31,50 +31,13 @@ from kinbayes.ode.intrinsics import (
     stage_sums,
     take,
 )
-from kinbayes.ode.numbers import NUM_CODE, NUM_INTS, NUM_LANE_COLUMNS, Floats, Ints, Sizes
+from kinbayes.ode.numbers import ADVANCE, BEGIN, END, GO_ON, JUMP, NUM_CODE, NUM_LANE_COLUMNS, OBSERVE, REST, STEP
 from kinbayes.ode.status import Status
-
-
-@inline
-def _unpack(ints, floats):
-    """Return pointers to the sections by name; `pack` is the inverse."""
-    i, f = ints, plus(ints, NUM_INTS + 1)
-    whole = Ints(
-        plus(i, i[0]),
-        plus(i, i[1]),
-        plus(i, i[2]),
-        plus(i, i[3]),
-        plus(i, i[4]),
-        plus(i, i[5]),
-        plus(i, i[6]),
-        plus(i, i[7]),
-        plus(i, i[8]),
-        plus(i, i[9]),
-        plus(i, i[10]),
-        plus(i, i[11]),
-        plus(i, i[12]),
-        plus(i, i[13]),
-    )
-    real = Floats(
-        plus(floats, f[0]),
-        plus(floats, f[1]),
-        plus(floats, f[2]),
-        plus(floats, f[3]),
-        plus(floats, f[4]),
-        plus(floats, f[5]),
-        plus(floats, f[6]),
-        plus(floats, f[7]),
-    )
-    z = whole.sizes
-    sizes = Sizes(
-        z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8], z[9], z[10], z[11], z[12], z[13], z[14], z[15], z[16]
-    )
-    return sizes, whole, real
-
+from kinbayes.ode.work import divide, memory_size, padded, unpack
 
 # ---- constants
 
-_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE = range(NUM_CODE)
+_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES, _, _, _ = range(NUM_CODE)
 _GAMMA = tableau.GAMMA
 _A, _C, _H = tableau.A, tableau.C, tableau.H
 _NUM_STAGES = tableau.NUM_STAGES
@@ -92,91 +55,8 @@ _SAME_TIME = 1e-14  # relative distance below which two times count as one
 # problems 1e-6 took a quarter more steps for the same accuracy.
 _SMALLEST_SIZE = 1e-3
 _STEADY = 0.1  # part of its tolerance that a state at rest may still move
+_MOST_TO_REST = 60  # steps, each six times as long as the one before
 _NEVER = 1e100  # time at which a model that has not come to rest never will
-
-
-class _Work(NamedTuple):
-    """Pointers to the memory of one thread."""
-
-    theta: np.ndarray  # natural parameter values
-    inputs: np.ndarray  # of a lane, then whether the sometimes given are
-    constants: np.ndarray
-    y: np.ndarray
-    f: np.ndarray
-    u: np.ndarray  # twice: sums for this stage and for the next
-    rhs: np.ndarray  # twice
-    none: np.ndarray  # zeros
-    sum: np.ndarray  # what a stage is to be solved for
-    largest: np.ndarray  # the largest that every state has been
-    floors: np.ndarray  # the absolute tolerance of every state
-    weights: np.ndarray  # the error that it may have at the start of a step
-    stages: np.ndarray  # one after the other
-    observed: np.ndarray  # the states at a time of the data
-    jac: np.ndarray
-    factors: np.ndarray
-    shift: np.ndarray
-    newest: np.ndarray  # the coefficients a and c / h of the newest stage
-    arguments: np.ndarray
-    row: np.ndarray
-
-
-@inline
-def _padded(num_states):
-    return (num_states + WIDTH - 1) // WIDTH * WIDTH
-
-
-@inline
-def _memory_size(sizes):
-    many = sizes.parameters + sizes.inputs + sizes.sometimes + sizes.constants + sizes.entries + sizes.factors
-    return many + (12 + _NUM_STAGES) * _padded(sizes.states) + 3 + sizes.arguments + sizes.columns + 1
-
-
-@inline
-def _divide(memory, sizes):
-    """Return the parts of a thread's memory."""
-    n = _padded(sizes.states)
-    theta = memory
-    inputs = plus(theta, sizes.parameters)
-    constants = plus(inputs, sizes.inputs + sizes.sometimes)
-    y = plus(constants, sizes.constants)
-    f = plus(y, n)
-    u = plus(f, n)
-    rhs = plus(u, 2 * n)
-    none = plus(rhs, 2 * n)
-    sum_ = plus(none, n)
-    largest = plus(sum_, n)
-    floors = plus(largest, n)
-    weights = plus(floors, n)
-    stages = plus(weights, n)
-    observed = plus(stages, _NUM_STAGES * n)
-    jac = plus(observed, n)
-    factors = plus(jac, sizes.entries)
-    shift = plus(factors, sizes.factors)
-    newest = plus(shift, 1)
-    arguments = plus(newest, 2)
-    row = plus(arguments, sizes.arguments)
-    return _Work(
-        theta,
-        inputs,
-        constants,
-        y,
-        f,
-        u,
-        rhs,
-        none,
-        sum_,
-        largest,
-        floors,
-        weights,
-        stages,
-        observed,
-        jac,
-        factors,
-        shift,
-        newest,
-        arguments,
-        row,
-    )
 
 
 # ---- one step
@@ -289,6 +169,20 @@ def _observe(code, whole, real, work, y, at, table, columns):
 # ---- one lane
 
 
+class _Task(NamedTuple):
+    """What derivatives are told of a lane."""
+
+    is_wanted: bool
+    code: np.ndarray
+    ints: np.ndarray
+    floats: np.ndarray
+    memory: np.ndarray
+    tangents: np.ndarray
+    lane: int
+    gradient: np.ndarray
+    slopes: np.ndarray
+
+
 @inline
 def _start(code, work, lane, index, constant, is_given, num_inputs, num_sometimes):
     """Compute the start and the constants of a lane."""
@@ -315,8 +209,52 @@ def _segment(code, work, sizes, t, end):
     return stop
 
 
+@inline
+def _differentiate(event, task, at, is_equilibration, a):
+    """Let the loops of derivatives do their part, where derivatives are wanted."""
+    if task.is_wanted:
+        call(
+            task.code[_DERIVATIVES],
+            (
+                event,
+                task.code,
+                task.ints,
+                task.floats,
+                task.memory,
+                task.tangents,
+                task.lane,
+                at,
+                is_equilibration,
+                a,
+                task.gradient,
+                task.slopes,
+            ),
+        )
+
+
 @jit
-def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table, states):
+def _come_to_rest(code, whole, work, task, m, h):
+    """Bring the tangents to rest where the states are; return whether they came there.
+
+    States that were at rest from the beginning have never told their tangents how long the way is.
+    """
+    for x in range(_NUM_STAGES * m):
+        work.stages[x] = 0.0
+    for _ in range(_MOST_TO_REST):
+        h *= _GROW
+        work.shift[0] = 1.0 / (_GAMMA * h)
+        call(code[_FACTOR], (work.shift, work.jac, work.factors, whole.pattern))
+        _differentiate(STEP, task, 0, True, 1.0 / h)
+        _differentiate(REST, task, 0, True, 0.0)
+        is_at_rest = work.row[0] != 0.0
+        _differentiate(ADVANCE, task, 0, True, 0.0)
+        if is_at_rest:
+            return True
+    return False
+
+
+@jit
+def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, table, states):
     """Integrate from time 0 and observe at the times `at` to `last`, or until nothing moves any more.
 
     Returns the log likelihood, the status, the time reached, and the numbers of steps and of rejected ones.
@@ -324,7 +262,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
     n, num = sizes.states, sizes.states - sizes.has_time
     rtol, atol = real.tolerances[0], real.tolerances[1]
     y, u, f, jac, k = work.y, work.u, work.f, work.jac, work.stages
-    m = _padded(n)
+    m = padded(n)
     last_stage, observed = plus(k, (_NUM_STAGES - 1) * m), work.observed
     total, t, steps, rejected = 0.0, 0.0, 0, 0
     end = _NEVER if is_equilibration else real.times[last - 1]
@@ -345,6 +283,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
                     inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * k[s * m + i]
                 observed[i] = (1.0 - theta) * y[i] + theta * (u[i] + (1.0 - theta) * inner)
             total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
+            _differentiate(OBSERVE, task, at, is_equilibration, theta)
             if not is_null(states):
                 for i in range(num):
                     states[at * num + i] = observed[i]
@@ -354,13 +293,20 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
         is_steady = is_equilibration and stop == end and _is_steady(work, whole, sizes.entries, num, t, h)
         for i in range(n):
             y[i] = u[i]
+        _differentiate(ADVANCE, task, at, is_equilibration, t)
+        if is_steady and task.is_wanted:
+            is_steady = _come_to_rest(code, whole, work, task, m, h)
         if is_steady or not t < end:
             status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
             return total, status, t, steps, rejected
         if t >= stop:
+            for i in range(n):
+                work.sum[i] = f[i]
             stop = _segment(code, work, sizes, t, end)
             if not _linearize(code, work, y, n, sizes.entries):
                 return total, _NOT_FINITE, t, steps, rejected
+            if t > 0.0 and sizes.switches > 0:
+                _differentiate(JUMP, task, at, is_equilibration, t)
             h = _initial_step(work, sizes, whole, num)
         else:
             log_error = math.log(max(error, _SMALLEST_ERROR))
@@ -400,6 +346,10 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
             if sizes.has_time:
                 u[num] = t_new
             if is_good and error <= 1.0:
+                work.row[0] = 0.0
+                _differentiate(STEP, task, at, is_equilibration, ih)
+                error = max(error, work.row[0])
+            if is_good and error <= 1.0:
                 # The new point is accepted only where the model is finite.
                 if _linearize(code, work, u, n, sizes.entries):
                     break
@@ -412,7 +362,7 @@ def _integrate(code, sizes, whole, real, work, is_equilibration, at, last, table
 
 
 @inline
-def _lane(code, sizes, whole, real, work, lane, table, states):
+def _lane(code, sizes, whole, real, work, task, lane, table, states):
     """Simulate one lane; the natural parameter values are in `work` already."""
     num = sizes.states - sizes.has_time
     is_equilibrated = whole.is_equilibrated[lane] != 0
@@ -431,6 +381,7 @@ def _lane(code, sizes, whole, real, work, lane, table, states):
                 sizes.sometimes,
             )
             first, last = 0, 0
+            _differentiate(BEGIN, task, 0, True, 0.0)
         else:
             _start(
                 code, work, lane, whole.input_index, real.input_constant, real.is_given, sizes.inputs, sizes.sometimes
@@ -439,8 +390,9 @@ def _lane(code, sizes, whole, real, work, lane, table, states):
             for i in range(num if is_equilibrated else 0):
                 if whole.is_reset[lane * num + i] == 0:
                     work.y[i] = work.observed[i]
+            _differentiate(GO_ON if is_equilibrated else BEGIN, task, 0, False, 0.0)
         total, status, t, more, more_rejected = _integrate(
-            code, sizes, whole, real, work, is_equilibration, first, last, table, states
+            code, sizes, whole, real, work, task, is_equilibration, first, last, table, states
         )
         steps += more
         rejected += more_rejected
@@ -449,6 +401,8 @@ def _lane(code, sizes, whole, real, work, lane, table, states):
         is_equilibration = False
         for i in range(num):
             work.observed[i] = work.y[i]
+    if status == _OK:
+        _differentiate(END, task, 0, False, 0.0)
     return total, status, t, steps, rejected
 
 
@@ -462,45 +416,70 @@ def _natural(scale_factors, vectors, first, num, theta):
         theta[j] = math.exp(scale_factors[j] * u) if scale_factors[j] != 0.0 else u
 
 
+@inline
+def _clear(numbers, num):
+    for k in range(num):
+        numbers[k] = 0.0
+
+
 _ints, _floats = types.CPointer(types.int64), types.CPointer(types.float64)
 
 
 def _kernel(sources: int) -> Callable:
-    @compiled(types.void(_ints, _ints, _floats, _floats, types.int64, _ints, _floats, _floats, _floats, _floats))
-    def evaluate(code, ints, floats, vectors, num_vectors, counter, totals, lanes, tables, states):
+    @compiled(
+        types.void(
+            _ints, _ints, _floats, _floats, types.int64, _ints, _floats, _floats, _floats, _floats, _floats, _floats
+        )
+    )
+    def evaluate(code, ints, floats, vectors, num_vectors, counter, totals, lanes, tables, states, gradients, slopes):
         """Evaluate log likelihoods; every argument but `num_vectors` is the address of an array, or null.
 
         With `totals` (num_vectors,) the vectors are taken one after the other, lane by lane, until a lane fails,
         which makes the total -inf. Otherwise lanes are taken from the counter that all threads share, and what is
         known of each is written to `lanes` (num_vectors, lanes, columns of LaneColumns), and, unless they are null,
         to `tables` (num_vectors, rows, columns) and `states` (num_vectors, times, states).
+
+        Derivatives with respect to the vectors, unless they are null: `gradients` are those of the totals
+        (num_vectors, parameters), zero where a lane fails, or of each lane (num_vectors, lanes, parameters); `slopes`
+        are those of the tables (num_vectors, rows, columns, parameters).
         """
         known, task, sum_of_lanes = -1, -1, 0.0 * sources  # in the closure, where the cache sees it
-        sizes, whole, real = _unpack(ints, floats)
-        memory = allocate(_memory_size(sizes))
-        work = _divide(memory, sizes)
+        sizes, whole, real = unpack(ints, floats)
+        memory, tangents = allocate(memory_size(sizes)), allocate(sizes.derivative_memory + 7)
+        work = divide(memory, sizes)
         is_total = not is_null(totals)
-        num_states = sizes.states - sizes.has_time
+        is_wanted = not is_null(gradients) or not is_null(slopes)
+        num_states, dim = sizes.states - sizes.has_time, sizes.parameters
         while True:
             task = task + 1 if is_total else take(counter)
             if task >= num_vectors * sizes.lanes:
                 break
             v, lane = task // sizes.lanes, task % sizes.lanes
+            some_gradient = gradients
+            if not is_null(gradients):
+                some_gradient = plus(gradients, (v if is_total else task) * dim)
             if v != known:
-                _natural(real.scale_factors, vectors, v * sizes.parameters, sizes.parameters, work.theta)
+                _natural(real.scale_factors, vectors, v * dim, dim, work.theta)
                 known, sum_of_lanes = v, 0.0
+            if not is_null(gradients) and (lane == 0 or not is_total):
+                _clear(some_gradient, dim)
             table = tables if is_null(tables) else plus(tables, v * sizes.rows * sizes.columns)
             some_states = states if is_null(states) else plus(states, v * sizes.times * num_states)
-            total, status, t, steps, rejected = _lane(code, sizes, whole, real, work, lane, table, some_states)
+            some_slopes = slopes if is_null(slopes) else plus(slopes, v * sizes.rows * sizes.columns * dim)
+            about = _Task(is_wanted, code, ints, floats, memory, aligned(tangents), lane, some_gradient, some_slopes)
+            total, status, t, steps, rejected = _lane(code, sizes, whole, real, work, about, lane, table, some_states)
             if is_total:
-                is_good = status == _OK and total <= _LARGEST  # a total that is no number is not
+                is_good = status == _OK and abs(total) <= _LARGEST  # a total that is no number is not
                 sum_of_lanes = sum_of_lanes + total if is_good else -math.inf
                 totals[v] = sum_of_lanes
                 if not is_good:
                     task = (v + 1) * sizes.lanes - 1
+                    if not is_null(gradients):
+                        _clear(some_gradient, dim)
             else:
                 told = plus(lanes, task * NUM_LANE_COLUMNS)
                 told[0], told[1], told[2], told[3], told[4] = total, status, t, steps, rejected
+        free(tangents)
         free(memory)
 
     return evaluate

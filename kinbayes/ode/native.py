@@ -10,47 +10,23 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from kinbayes.model.expressions import (
-    ONE,
-    ZERO,
-    Expr,
-    SparseJacobian,
-    jacobian,
-    lift_constants,
-    substitute,
-    symbol,
-    time_switches,
-)
+from kinbayes.model.expressions import Expr, SparseJacobian, substitute, symbol
 from kinbayes.model.llvm import Function, MachineCode, machine_code
 from kinbayes.model.model import Model
 from kinbayes.ode import kernel
-from kinbayes.ode.numbers import NUM_LANE_COLUMNS, Code, Numbers
+from kinbayes.ode.equations import Equations, equations
+from kinbayes.ode.numbers import NUM_CODE, NUM_LANE_COLUMNS, Code, Numbers
+from kinbayes.ode.sensitivity_equations import Observer, SensitivityEquations, sensitivity_equations
 from kinbayes.ode.sparse_lu import SparseLU, elimination, indexed_lu, method, residual, sparse_lu
 from kinbayes.ode.status import Status
 
 # Called through ctypes, which lets other Python threads run meanwhile.
 _POINTER = ctypes.c_void_p
-_EVALUATE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, ctypes.c_int64, *[_POINTER] * 5)(kernel.evaluate.address)
+_EVALUATE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, ctypes.c_int64, *[_POINTER] * 7)(kernel.evaluate.address)
 
 
 # Addresses stand in compiled JAX programs, whose life nobody can follow; so machine code (some 50 KB a model) is kept.
 _KEPT: list[MachineCode] = []
-
-
-class Observer(NamedTuple):
-    """What is computed at a time of the data.
-
-    Attributes
-    ----------
-    outputs
-        The log density of a measurement, its prediction, and what else goes into the table of rows; in the model's
-        names and those of `arguments`.
-    arguments
-        The names that every row fills in.
-    """
-
-    outputs: tuple[Expr, ...]
-    arguments: tuple[str, ...]
 
 
 class Compiled(NamedTuple):
@@ -70,6 +46,8 @@ class Compiled(NamedTuple):
         Whether time is a state, and whether stages come solved.
     num_constants, num_switches, num_factors
         Lengths of arrays.
+    equations, lu
+        From which derivatives are made.
     """
 
     addresses: Int[np.ndarray, " functions"]
@@ -81,6 +59,8 @@ class Compiled(NamedTuple):
     num_constants: int
     num_switches: int
     num_factors: int
+    equations: Equations
+    lu: SparseLU | None
 
 
 def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], observers: Sequence[Observer]) -> Compiled:
@@ -97,38 +77,21 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
     observers
         What is computed at the times of the data.
     """
-    rhs, switches = time_switches(list(model.derivatives.values()), model.states, "switch ")
-    has_time = any(e.depends_on("time") for e in rhs)
-    states = (*model.states, "time") if has_time else model.states
-    rhs = [*rhs, ONE] if has_time else rhs
-    varying = {*states, *switches}
-    rhs, parts = lift_constants(rhs, varying, "constant ")
-    pattern = jacobian(rhs, states)
-    entries, more = lift_constants(pattern.entries, varying, "coefficient ")
-    more = dict(zip(more, substitute(list(more.values()), parts), strict=True))
-    constants = {
-        **{name: symbol(name) for name in model.parameters},
-        **parts,
-        **more,
-        **{f"time of {name}": switch.time for name, switch in switches.items()},
-        **dict.fromkeys(switches, ZERO),
-    }
-    at_start = substitute([*(symbol(s) for s in model.states), *constants.values()], {**start})
-    at_start = substitute(at_start, {"time": ZERO})
-    at_start[len(model.states) : len(model.states)] = [ZERO] * has_time
+    found = equations(model, start)
+    states, constants, pattern = found.states, tuple(found.constants), found.pattern
     check = residual(len(states), pattern.rows, pattern.columns)
-    names = (states, tuple(constants))
+    names = (states, constants)
     solver = _linear_solver(pattern, len(states))
     functions = [
-        Function("start", [inputs], [at_start[: len(states)], at_start[len(states) :]]),
-        Function("switch", [["time"], tuple(constants)], [[switch.condition for switch in switches.values()]]),
-        Function("linearize", names, [rhs, entries]),
+        Function("start", [inputs], [found.start, tuple(found.constants.values())]),
+        Function("switch", [["time"], constants], [tuple(found.switches.values())]),
+        Function("linearize", names, [found.rhs, found.entries]),
         Function(
             "check",
             [check.inputs[:1], check.inputs[1:], check.rhs_names, check.solution_names, check.weight_names],
             [[check.num_wrong]],
         ),
-        _stage(rhs, states, tuple(constants), solver),
+        _stage(found.rhs, states, constants, solver),
         *solver.functions,
         *(Function(f"observe{k}", [*names, o.arguments], [o.outputs]) for k, o in enumerate(observers)),
     ]
@@ -137,16 +100,53 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
     addresses = {"evaluate": kernel.evaluate.address, **solver.addresses, **code.addresses}
     order = (*Code._fields, *(f"observe{k}" for k in range(len(observers))))
     return Compiled(
-        np.array([addresses[name] for name in order], dtype=np.int64),
+        np.array([addresses.get(name, 0) for name in order], dtype=np.int64),
         (np.array(pattern.rows, dtype=np.int64), np.array(pattern.columns, dtype=np.int64)),
         solver.pattern,
         len(states),
-        has_time,
+        found.has_time,
         bool(solver.functions),
         len(constants),
-        len(switches),
+        len(found.switches),
         solver.num_factors,
+        found,
+        solver.lu,
     )
+
+
+class Differentiated(NamedTuple):
+    """The derivatives of a compiled model as machine code.
+
+    Attributes
+    ----------
+    addresses
+        As in `Compiled`, with those that derivatives take.
+    equations
+        Where the outputs of the functions belong.
+    """
+
+    addresses: Int[np.ndarray, " functions"]
+    equations: SensitivityEquations
+
+
+def differentiated(
+    code: Compiled,
+    start: Mapping[str, Expr],
+    inputs: Sequence[str],
+    observers: Sequence[Observer],
+    wanted: Sequence[int],
+) -> Differentiated:
+    """Compile the derivatives of a compiled model with respect to some of its inputs, by number."""
+    from kinbayes.ode import sensitivities  # compiled only where a gradient is wanted
+
+    found = sensitivity_equations(code.equations, start, inputs, observers, wanted, code.lu)
+    more = machine_code(found.functions)
+    _KEPT.append(more)
+    own = {**dict(zip(Code._fields, code.addresses.tolist(), strict=False)), **more.addresses}
+    own["derivatives"] = sensitivities.derivatives.address
+    addresses = [own[name] for name in Code._fields]
+    behind = [more.addresses[f"partials{k}"] for k in range(len(observers))]
+    return Differentiated(np.array([*addresses, *code.addresses[NUM_CODE:], *behind], dtype=np.int64), found)
 
 
 class _Solver(NamedTuple):
@@ -218,19 +218,37 @@ def totals(lanes: Lanes) -> Float[np.ndarray, " n"]:
 
 
 class Simulated(NamedTuple):
-    """Lanes, and where asked for, their rows and states."""
+    """Lanes, and where asked for, their rows and states, and derivatives of the lanes and of the rows."""
 
     lanes: Lanes
     rows: Float[np.ndarray, "n rows columns"] | None
     states: Float[np.ndarray, "n times states"] | None
+    gradients: Float[np.ndarray, "n lanes dim"] | None
+    slopes: Float[np.ndarray, "n rows columns dim"] | None
 
 
 def log_likelihoods(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, " n"]:
     """Return the log likelihood of every vector, in this thread; -inf where a lane fails."""
     vectors = np.ascontiguousarray(U, dtype=np.float64)
     totals = np.empty(len(vectors))
-    _evaluate(numbers, vectors, len(vectors), None, totals, None, None, None)
+    _evaluate(numbers, vectors, len(vectors), None, totals, None, None, None, None, None)
     return totals
+
+
+def log_likelihoods_and_gradients(
+    numbers: Numbers, U: Float[np.ndarray, "n dim"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n dim"]]:
+    """Return the log likelihood of every vector and its gradient, in this thread; -inf and 0 where a lane fails."""
+    _check_gradient(numbers)
+    vectors = np.ascontiguousarray(U, dtype=np.float64)
+    totals, gradients = np.empty(len(vectors)), np.empty(vectors.shape)
+    _evaluate(numbers, vectors, len(vectors), None, totals, None, None, None, gradients, None)
+    return totals, gradients
+
+
+def _check_gradient(numbers: Numbers) -> None:
+    if not numbers.sizes.has_gradient:
+        raise ValueError("these numbers have no derivatives; take those that were made with them")
 
 
 def simulated(
@@ -239,6 +257,8 @@ def simulated(
     *,
     with_rows: bool = False,
     with_states: bool = False,
+    with_gradients: bool = False,
+    with_slopes: bool = False,
     num_threads: int | None = None,
 ) -> Simulated:
     """Simulate every lane of every vector, over all threads.
@@ -250,9 +270,13 @@ def simulated(
     lanes = np.zeros((n, sizes.lanes, NUM_LANE_COLUMNS))
     rows = np.full((n, sizes.rows, sizes.columns), np.nan) if with_rows else None
     states = np.full((n, sizes.times, sizes.states - sizes.has_time), np.nan) if with_states else None
+    if with_gradients or with_slopes:
+        _check_gradient(numbers)
+    gradients = np.zeros((n, sizes.lanes, sizes.parameters)) if with_gradients else None
+    slopes = np.zeros((n, sizes.rows, sizes.columns, sizes.parameters)) if with_slopes else None
     counter = np.zeros(1, dtype=np.int64)
     num_threads = min(num_threads or _num_cores(), n * sizes.lanes)
-    run = (numbers, vectors, n, counter, None, lanes, rows, states)
+    run = (numbers, vectors, n, counter, None, lanes, rows, states, gradients, slopes)
     if num_threads <= 1:
         _evaluate(*run)
     else:
@@ -261,7 +285,8 @@ def simulated(
         for other in others:
             other.result()
     value, status, time, steps, rejected = np.moveaxis(lanes, -1, 0)
-    return Simulated(Lanes(value, status.astype(int), time, steps.astype(int), rejected.astype(int)), rows, states)
+    found = Lanes(value, status.astype(int), time, steps.astype(int), rejected.astype(int))
+    return Simulated(found, rows, states, gradients, slopes)
 
 
 def _evaluate(

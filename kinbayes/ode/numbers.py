@@ -28,6 +28,77 @@ class Ints(NamedTuple):
     argument_index: np.ndarray  # an entry of the parameter vector, or -1
 
 
+class DerivativeInts(NamedTuple):
+    """Sections of whole numbers that derivatives take, and empty without them.
+
+    A lane has one tangent for every parameter that its simulation depends on: the derivative of all states with respect
+    to it. The parameter's natural value counts here.
+    """
+
+    derivative_sizes: np.ndarray = np.zeros(0)  # in the order of `DerivativeSizes`
+    derivative_parts: np.ndarray = np.zeros(0)  # where in memory those of `DerivativeParts` begin
+    lane_tangents: np.ndarray = np.zeros(0)  # (lanes + 1,): where the tangents of each lane begin
+    tangent_parameter: np.ndarray = np.zeros(0)  # an entry of the parameter vector
+    input_tangent: np.ndarray = np.zeros(0)  # (lanes, inputs): a tangent of the lane, or -1
+    equilibration_tangent: np.ndarray = np.zeros(0)  # (lanes, inputs)
+    # (lanes, entries of df/dp): place in the sources, which is set; where another entry stands already, it is added to
+    # -2 - place; -1 for none.
+    source_place: np.ndarray = np.zeros(0)
+    equilibration_place: np.ndarray = np.zeros(0)
+    start_rows: np.ndarray = np.zeros(0)  # where the derivative of the start has entries: states
+    start_inputs: np.ndarray = np.zeros(0)
+    switch_numbers: np.ndarray = np.zeros(0)  # the same of the times of switches
+    switch_inputs: np.ndarray = np.zeros(0)
+    partial_start: np.ndarray = np.zeros(0)  # (observables + 1,): where the partial derivatives of each begin
+    partial_densities: np.ndarray = np.zeros(0)  # (observables,): where those of its log density end
+    partial_column: np.ndarray = np.zeros(0)  # of the table of rows
+    partial_kind: np.ndarray = np.zeros(0)  # 0: with respect to a state, 1: an input, 2: an argument
+    partial_index: np.ndarray = np.zeros(0)  # of it
+
+
+class DerivativeSizes(NamedTuple):
+    """Numbers of things that derivatives take."""
+
+    blocks: int  # of tangents, of the lane that has the most
+    varying: int  # entries of the terms' Jacobian that depend on states
+    bent: int  # and of those whose derivative along a stage is not 0
+    sources: int  # entries of the derivative of terms with respect to inputs
+    source_rows: int  # terms that have one
+    start_entries: int
+    switch_entries: int
+    more: int  # constants that only derivatives need
+    partials: int  # of the observable that has the most
+
+
+class DerivativeParts(NamedTuple):
+    """Lengths of the parts of a thread's memory for derivatives; pointers to them inside its loops."""
+
+    scale: int  # (dim,): natural values by scaled ones
+    total: int  # (dim,): the gradient of the lane's log likelihood, but for what comes through tangents
+    through: int  # (tangents,): that
+    size: int  # (tangents,): the absolute value of the parameter
+    start: int  # entries of the derivative of the start
+    times: int  # and of the times of switches
+    more: int
+    partials: int
+    weights: int  # (states,): the derivative of the log density of all rows of a time
+    points: int  # (states, stages), and so on: all stages at once
+    stages: int
+    slopes: int
+    bends: int
+    sources: int
+    none: int  # zeros of one block
+    base: int  # twice
+    rhs: int  # twice
+    newest: int  # the coefficients a and c / h of the newest stage
+    column: int  # twice the states
+    y: int  # (blocks, states, WIDTH): tangents
+    u: int  # the same at the end of the step
+    observed: int  # the same at a time of the data
+    k: int  # (blocks, stages, states, WIDTH)
+    p: int  # (blocks, stages, rows of sources, WIDTH)
+
+
 class Floats(NamedTuple):
     """Sections of real numbers; pointers to them inside the kernel."""
 
@@ -61,10 +132,12 @@ class Sizes(NamedTuple):
     arguments: int  # of the row that has the most
     columns: int  # of the table of rows: density, prediction, settings
     max_steps: int
+    has_gradient: int = 0  # whether the code has what derivatives take
+    derivative_memory: int = 0  # numbers of memory for them
 
 
 class Code(NamedTuple):
-    """Addresses: of the kernel, then of a model's functions; those of the observables follow.
+    """Addresses: of the kernel, then of a model's functions; those of the observables follow, then their derivatives'.
 
     The last constants of a model are the times at which it switches, then the switches as they stand.
     """
@@ -79,6 +152,19 @@ class Code(NamedTuple):
     # (base, rhs, newest stage k, its a and c / h, constants, factors) -> f(base + a k) + rhs + c k / h; its solution
     # already, where the linear solver is straight-line code
     stage: int
+    # What derivatives take; 0 without them.
+    derivatives: int = 0  # the loops around the next three
+    seed: int = 0  # (inputs) -> derivatives of the start and of the switches' times, constants that only they need
+    # (states and stages k, of all stages at once; states, constants, more constants) -> J where it varies, its
+    # derivative along k, and df/dp with its derivative along k, of all stages at once
+    slopes: int = 0
+    # (base, rhs, newest tangent, tangent at the step's start, sources, a and c / h, constants, J, its derivative,
+    # factors) -> the right-hand side for the tangent's stage; its solution already, where that is straight-line code
+    tangent: int = 0
+
+
+# For what the kernel calls the loops of derivatives.
+BEGIN, GO_ON, STEP, REST, OBSERVE, ADVANCE, JUMP, END = range(8)
 
 
 class LaneColumns(NamedTuple):
@@ -91,14 +177,58 @@ class LaneColumns(NamedTuple):
     rejected: int = 4
 
 
-NUM_INTS, NUM_FLOATS, NUM_SIZES, NUM_CODE = (len(c._fields) for c in (Ints, Floats, Sizes, Code))
+WIDTH = 8  # numbers of a vector: stages, or tangents of a block
+
+
+def derivative_parts(sizes: Sizes, own: DerivativeSizes) -> DerivativeParts:
+    """Return the lengths of the parts."""
+    n, blocks, stages = sizes.states * WIDTH, own.blocks, WIDTH
+    return DerivativeParts(
+        scale=sizes.parameters,
+        total=sizes.parameters,
+        through=blocks * WIDTH,
+        size=blocks * WIDTH,
+        start=own.start_entries,
+        times=own.switch_entries,
+        more=own.more,
+        partials=own.partials,
+        weights=sizes.states,
+        points=n,
+        stages=n,
+        slopes=own.varying * WIDTH,
+        bends=own.bent * WIDTH,
+        sources=own.sources * WIDTH,
+        none=n,
+        base=2 * n,
+        rhs=2 * n,
+        newest=2,
+        column=2 * sizes.states,
+        y=blocks * n,
+        u=blocks * n,
+        observed=blocks * n,
+        k=blocks * stages * n,
+        p=blocks * stages * own.source_rows * WIDTH,
+    )
+
+
+def offsets(parts: DerivativeParts) -> np.ndarray:
+    """Return where the parts begin, each at a whole vector, and where the last ends."""
+    lengths = np.array(parts)
+    return np.concatenate([[0], np.cumsum((lengths + WIDTH - 1) // WIDTH * WIDTH)])
+
+
+NUM_FLOATS, NUM_CODE = len(Floats._fields), len(Code._fields)
+NUM_INTS = len(Ints._fields) + len(DerivativeInts._fields)
 NUM_LANE_COLUMNS = len(LaneColumns._fields)
 NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 
-def pack(ints: Ints, floats: Floats) -> tuple[np.ndarray, np.ndarray]:
+NO_DERIVATIVES = DerivativeInts()
+
+
+def pack(ints: Ints, floats: Floats, derivatives: DerivativeInts = NO_DERIVATIVES) -> tuple[np.ndarray, np.ndarray]:
     """Return all sections as one array of whole and one of real numbers."""
-    int_parts = [np.asarray(part, dtype=np.int64).ravel() for part in ints]
+    int_parts = [np.asarray(part, dtype=np.int64).ravel() for part in (*ints, *derivatives)]
     float_parts = [np.asarray(part, dtype=np.float64).ravel() for part in floats]
     int_offsets = NUM_OFFSETS + np.cumsum([0, *(part.size for part in int_parts)])
     float_offsets = np.cumsum([0, *(part.size for part in float_parts)])
@@ -107,7 +237,7 @@ def pack(ints: Ints, floats: Floats) -> tuple[np.ndarray, np.ndarray]:
 
 def section(ints: np.ndarray, name: str) -> np.ndarray:
     """Return a section of whole numbers out of what `pack` made."""
-    k = Ints._fields.index(name)
+    k = (*Ints._fields, *DerivativeInts._fields).index(name)
     return ints[ints[k] : ints[k + 1]]
 
 

@@ -1,7 +1,7 @@
 """XLA's way to the native log likelihood: a handler of its foreign function interface, compiled by numba.
 
 On a CPU, XLA calls the handler in the thread that runs a program, without Python. The handler keeps nothing between
-calls and writes to its result only, so threads may call it at once.
+calls and writes to its results only, so threads may call it at once.
 
 The compiler's cache looks at this file alone. So all that is compiled stands here, the kernel is called by the address
 among the numbers, and what other files may rearrange are variables of a closure, which the cache does compare.
@@ -17,7 +17,7 @@ import jax
 import numba
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import ccallback, cgutils
 from numba.extending import intrinsic
 
 from kinbayes.ode.numbers import LaneColumns, Sizes
@@ -34,14 +34,16 @@ _TYPE, _DATA, _RANK, _DIMS = 2, 3, 4, 5  # of a buffer
 _VECTORS, _CODE, _INTS, _FLOATS = ((9, k, _DATA) for k in range(4))
 _NUM_VECTORS, _DIM = (9, 0, _DIMS, 0), (9, 0, _DIMS, 1)
 _TOTALS, _NUM_TOTALS = (14, 0, _DATA), (14, 0, _DIMS, 0)
+_GRADIENTS, _NUM_GRADIENTS, _WIDTH = (14, 1, _DATA), (14, 1, _DIMS, 0), (14, 1, _DIMS, 1)
 _ATTRIBUTE_TYPE, _OVER_THREADS = (20, 0, 0), (20, 0, 1, 0)
 # Its codes.
 _IS_METADATA, _S64, _F64, _INVALID_ARGUMENT = 1, 5, 12, 3
 _VERSION = 3 << 32  # 0.3; XLA refuses a handler of a version that it does not support
 
-# In what threads share while they work on one batch: the state, the kernel's counter and first arguments, and the
-# columns of the lanes. It begins with 0, where XLA's frame has its size.
-_STATE, _COUNTER, _ARGUMENTS, _LANES = 1, 2, 3, 8
+# In what threads share while they work on one batch: the state, the kernel's counter and first arguments, the address
+# of the lanes' gradients or null, the columns of the lanes, and those gradients. It begins with 0, where XLA's frame
+# has its size.
+_STATE, _COUNTER, _ARGUMENTS, _LANES = 1, 2, 3, 9
 # The state counts those who may still read it and those at work, and tells whether nobody may begin any more.
 _REFERENCE, _AT_WORK, _CLOSED = 1, 1 << 20, 1 << 40
 
@@ -65,10 +67,10 @@ def _call(builder: ir.IRBuilder, address: ir.Value, words: Sequence[ir.Value], r
     return builder.call(builder.inttoptr(address, function.as_pointer()), words)
 
 
-def _call_kernel(builder: ir.IRBuilder, arguments: Sequence[ir.Value]) -> None:
-    """Call the kernel, whose address is the first entry of its first argument, without tables and states."""
-    address = builder.load(_entry(builder, arguments[0], 0))
-    _call(builder, address, [*arguments, _WORD(0), _WORD(0)], ir.VoidType())
+def _call_kernel(builder: ir.IRBuilder, arguments: Sequence[ir.Value], gradients: ir.Value) -> None:
+    """Call the kernel, whose address is the first entry of its first argument, for no tables, states and slopes."""
+    address, null = builder.load(_entry(builder, arguments[0], 0)), _WORD(0)
+    _call(builder, address, [*arguments, null, null, gradients, null], ir.VoidType())
 
 
 @intrinsic
@@ -92,6 +94,24 @@ def _read_real(typing_context, address, k):
         return builder.load(_entry(builder, *values, _REAL))
 
     return types.float64(address, types.int64), generate
+
+
+@intrinsic
+def _sum(typing_context, rows, num, width, sums):
+    """Write the sums over rows of real numbers, in their order."""
+
+    def generate(context, builder, signature, values):
+        rows, num, width, sums = values
+        with cgutils.for_range(builder, width) as column:
+            total = cgutils.alloca_once_value(builder, _REAL(0.0))
+            with cgutils.for_range(builder, num) as row:
+                k = builder.add(builder.mul(row.index, width), column.index)
+                part = builder.load(_entry(builder, rows, k, _REAL))
+                builder.store(builder.fadd(builder.load(total), part), total)
+            builder.store(builder.load(total), _entry(builder, sums, column.index, _REAL))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
 
 
 @intrinsic
@@ -137,9 +157,12 @@ def _all_are(*expected: tuple[Sequence[int], int]) -> Callable:
     return all_are
 
 
-_KINDS = (((9, 0), _F64, 2), ((9, 1), _S64, 1), ((9, 2), _S64, 1), ((9, 3), _F64, 1), ((14, 0), _F64, 1))
+_KINDS = (
+    *(((9, 0), _F64, 2), ((9, 1), _S64, 1), ((9, 2), _S64, 1), ((9, 3), _F64, 1)),
+    *(((14, 0), _F64, 1), ((14, 1), _F64, 2)),
+)
 _is_question = _all_are((_EXTENSION_TYPE, _IS_METADATA))
-_has_all = _all_are((_NUM_OPERANDS, 4), (_NUM_RESULTS, 1), (_NUM_ATTRIBUTES, 1))
+_has_all = _all_are((_NUM_OPERANDS, 4), (_NUM_RESULTS, 2), (_NUM_ATTRIBUTES, 1))
 _has_kinds = _all_are(
     (_ATTRIBUTE_TYPE, _S64),
     *(((*buffer, _TYPE), element) for buffer, element, _ in _KINDS),
@@ -148,14 +171,14 @@ _has_kinds = _all_are(
 
 
 @intrinsic
-def _evaluate(typing_context, code, ints, floats, vectors, num_vectors, counter, totals, lanes):
+def _evaluate(typing_context, code, ints, floats, vectors, num_vectors, counter, totals, lanes, gradients):
     """Call the kernel."""
 
     def generate(context, builder, signature, values):
-        _call_kernel(builder, values)
+        _call_kernel(builder, values[:-1], values[-1])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), generate
+    return types.void(*[types.int64] * 9), generate
 
 
 @intrinsic
@@ -163,9 +186,9 @@ def _take_lanes(typing_context, shared):
     """Call the kernel for those lanes of a shared batch that nobody has taken yet."""
 
     def generate(context, builder, signature, values):
-        arguments = [builder.load(_entry(builder, values[0], k)) for k in range(_ARGUMENTS, _LANES)]
+        *arguments, gradients = (builder.load(_entry(builder, values[0], k)) for k in range(_ARGUMENTS, _LANES))
         counter, lanes = (builder.add(values[0], _WORD(8 * k)) for k in (_COUNTER, _LANES))
-        _call_kernel(builder, [*arguments, counter, _WORD(0), lanes])
+        _call_kernel(builder, [*arguments, counter, _WORD(0), lanes], gradients)
         return context.get_dummy_value()
 
     return types.void(shared), generate
@@ -222,11 +245,12 @@ def cached(compile_fn: Callable, function: Callable, *signature: types.Type) -> 
 # ---- the handler
 
 
-def _handle(lanes_at: int, columns: LaneColumns, ok: int) -> Callable:
+def _handle(lanes_at: int, has_gradient_at: int, columns: LaneColumns, ok: int) -> Callable:
     """Return the function that serves a call of XLA's, its question for metadata, or one of the threads that help.
 
-    The operands are the vectors, code, ints and floats; the result are the log likelihoods; the attribute tells
-    whether to use all threads. It is one function, as each that numba compiles takes a while.
+    The operands are the vectors, code, ints and floats; the results are the log likelihoods and their gradients, which
+    have as many columns as the vectors, or none where nobody wants them; the attribute tells whether to use all
+    threads. It is one function, as each that numba compiles takes a while.
     """
     lane_size, value_at, status_at = 8 * len(columns), columns.log_likelihood, columns.status
 
@@ -242,26 +266,34 @@ def _handle(lanes_at: int, columns: LaneColumns, ok: int) -> Callable:
             return 0
         message = 0
         if not _has_all(frame):
-            message = _text("kinbayes: expected 4 operands, 1 result and 1 attribute")
-        elif not _has_kinds(frame) or _read(frame, _NUM_VECTORS) != _read(frame, _NUM_TOTALS):
+            message = _text("kinbayes: expected 4 operands, 2 results and 1 attribute")
+        elif (
+            not _has_kinds(frame)
+            or not _read(frame, _NUM_VECTORS) == _read(frame, _NUM_TOTALS) == _read(frame, _NUM_GRADIENTS)
+            or (_read(frame, _WIDTH) != 0 and _read(frame, _WIDTH) != _read(frame, _DIM))
+        ):
             message = _text("kinbayes: an operand, result or attribute has not the expected type or shape")
         else:
             sizes = _read(frame, _INTS) + 8 * _read(_read(frame, _INTS), _FIRST)
             if _read(frame, _DIM) != _read(sizes, _FIRST):
                 message = _text("kinbayes: the vector has not as many entries as the problem has parameters")
+            elif _read(frame, _WIDTH) > 0 and _read(sizes, (has_gradient_at,)) == 0:
+                message = _text("kinbayes: these numbers have no derivatives; take those that were made with them")
         if message != 0:
             return _call_xla(_read(frame, _CREATE_ERROR), (message, _INVALID_ARGUMENT))
         vectors, num_vectors, totals = _read(frame, _VECTORS), _read(frame, _NUM_VECTORS), _read(frame, _TOTALS)
         code, ints, floats = _read(frame, _CODE), _read(frame, _INTS), _read(frame, _FLOATS)
+        gradients, width = _read(frame, _GRADIENTS), _read(frame, _WIDTH)
         num_lanes = _read(sizes, (lanes_at,))
         num = num_vectors * num_lanes
         if num < 2 or _read(frame, _OVER_THREADS) == 0:
-            _evaluate(code, ints, floats, vectors, num_vectors, 0, totals, 0)
+            _evaluate(code, ints, floats, vectors, num_vectors, 0, totals, 0, gradients if width > 0 else 0)
             return 0
         # Nobody waits for a thread that has not begun: it may never come as long as this one is not done.
-        shared = _malloc(8 * _LANES + num * lane_size)
-        _write(shared, (0, _REFERENCE, 0, code, ints, floats, vectors, num_vectors))
+        shared = _malloc(8 * _LANES + num * (lane_size + 8 * width))
         state, lane, execution = shared + 8 * _STATE, shared + 8 * _LANES, _read(frame, _EXECUTION)
+        parts = lane + num * lane_size if width > 0 else 0  # of the gradients, by lanes
+        _write(shared, (0, _REFERENCE, 0, code, ints, floats, vectors, num_vectors, parts))
         error = _call_xla(_read(frame, _NUM_THREADS), (execution, lane))
         for _ in range(min(_read(lane, _FIRST), num) - 1 if error == 0 else 0):
             _add(state, _REFERENCE)
@@ -284,6 +316,10 @@ def _handle(lanes_at: int, columns: LaneColumns, ok: int) -> Callable:
                 total = total + value if is_good else -math.inf
                 lane += lane_size
             _write(totals + 8 * v, (total,))
+            good_lanes = num_lanes if total > -math.inf else 0  # the sum of none is 0
+            _sum(parts, good_lanes, width, gradients)
+            parts += 8 * width * num_lanes
+            gradients += 8 * width
         if _add(state, -_REFERENCE) & (_AT_WORK - 1) == _REFERENCE:
             _free(shared)
         return 0
@@ -292,9 +328,10 @@ def _handle(lanes_at: int, columns: LaneColumns, ok: int) -> Callable:
 
 
 @functools.cache
-def handler() -> numba.core.ccallback.CFunc:
-    """Return the compiled handler: 0.2 s the first time on a machine, 2 ms from the cache."""
-    handle = _handle(Sizes._fields.index("lanes"), LaneColumns(), int(Status.OK))
+def handler() -> ccallback.CFunc:
+    """Return the compiled handler: 0.3 s the first time on a machine, 2 ms from the cache."""
+    lanes_at, has_gradient_at = map(Sizes._fields.index, ("lanes", "has_gradient"))
+    handle = _handle(lanes_at, has_gradient_at, LaneColumns(), int(Status.OK))
     found = cached(numba.cfunc, handle, types.int64(types.int64))
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))  # XLA forgets no handler, so its code must stay for good
     return found

@@ -25,6 +25,14 @@ class Rows(NamedTuple):
     status: Int[Array | np.ndarray, "*batch lanes"]
 
 
+class RowDerivatives(NamedTuple):
+    """Derivatives of the parts of `Rows` with respect to the scaled vector; zeros where a simulation fails."""
+
+    simulated: Float[Array | np.ndarray, "*batch measurements dim"]
+    noise: Float[Array | np.ndarray, "*batch measurements settings dim"]
+    log_density: Float[Array | np.ndarray, "*batch measurements dim"]
+
+
 class Declaration(NamedTuple):
     """What the structure of a likelihood knows of a parameter: not its value, bounds or prior."""
 

@@ -8,26 +8,42 @@ from jaxtyping import Float, Int
 from kinbayes.model.expressions import ZERO
 from kinbayes.ode import native
 from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, pack, section
+from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source
 from kinbayes.problem.likelihood import MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
 from kinbayes.problem.parameters import LOG_FACTORS
 
+CONSTANT_ARGUMENTS = ("time", MEASUREMENT)
 
-def compiled(likelihood: Likelihood) -> native.Compiled:
-    """Compile a likelihood to machine code."""
-    observers = [
-        native.Observer(
+
+def observers(likelihood: Likelihood) -> list[Observer]:
+    """Return what is computed of every row of the data."""
+    return [
+        Observer(
             (row.log_density, row.prediction, *row.settings, *[ZERO] * (MOST_SETTINGS - len(row.settings))),
-            ("time", MEASUREMENT, *own, *likelihood.extra),
+            (*CONSTANT_ARGUMENTS, *own, *likelihood.extra),
+            len(CONSTANT_ARGUMENTS),
         )
         for row, own in zip(likelihood.rows, likelihood.slots.placeholders.values(), strict=True)
     ]
-    return native.compiled(likelihood.model, likelihood.start, likelihood.start_inputs, observers)
+
+
+def compiled(likelihood: Likelihood) -> native.Compiled:
+    """Compile a likelihood to machine code."""
+    return native.compiled(likelihood.model, likelihood.start, likelihood.start_inputs, observers(likelihood))
 
 
 def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int) -> Numbers:
     """Return the numbers of a likelihood as the kernel wants them."""
+    _, ints, floats = sections(code, likelihood, data, max_steps=max_steps)
+    return Numbers(code.addresses, *pack(ints, floats))
+
+
+def sections(
+    code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int
+) -> tuple[Sizes, Ints, Floats]:
+    """Return the sections of numbers that say nothing of derivatives."""
     lane_times = [np.unique(times) for times in np.asarray(data.times)]
     first_times = np.cumsum([0, *map(len, lane_times)])
     rows = _rows(likelihood, data, first_times)
@@ -78,7 +94,7 @@ def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData,
         times=np.concatenate(lane_times),
         argument_constant=np.array([constant for _, constant in itertools.chain(*arguments)]),
     )
-    return Numbers(code.addresses, *pack(ints, floats))
+    return sizes, ints, floats
 
 
 def _rows(
@@ -127,8 +143,8 @@ def states(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray,
     return found.reshape(len(found), sizes.times, -1)[:, np.array(index)]
 
 
-def pointwise(numbers: Numbers, u: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " measurements"]:
+def pointwise(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n measurements"]:
     """Return the log density of every measurement; -inf wherever a simulation fails."""
-    found = rows(numbers, np.asarray(u)[None])
-    is_good = np.all(found.status == Status.OK) & ~np.isnan(found.log_density[0])
-    return np.where(is_good, found.log_density[0], -np.inf)
+    found = rows(numbers, U)
+    is_good = np.all(found.status == Status.OK, axis=-1)[:, None] & ~np.isnan(found.log_density)
+    return np.where(is_good, found.log_density, -np.inf)

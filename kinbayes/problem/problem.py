@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
+from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem.layout import layout
@@ -20,7 +22,7 @@ from kinbayes.problem.likelihood import Declaration, Rows, refuse_equilibration
 from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
 from kinbayes.problem.parameters import Box, Parameter
-from kinbayes.problem.structure import Batched, Functions, Structure, functions
+from kinbayes.problem.structure import Batched, Data, Functions, Structure, functions
 
 
 class Evaluation(NamedTuple):
@@ -117,13 +119,13 @@ class Problem:
             tuple(e.given for e in self.experiments),
             self.engine,
             self.max_steps,
-            self.is_equilibrated,
         )
 
     def _copy(self) -> "Problem":
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        copy.__dict__.pop("hash", None)
+        for name in ("hash", "_smooth_data"):
+            copy.__dict__.pop(name, None)
         return copy
 
     def with_data(self, data: pd.DataFrame) -> "Problem":
@@ -191,7 +193,7 @@ class Problem:
 
     @property
     def is_equilibrated(self) -> bool:
-        """Whether measurements come after a pre-equilibration; such a problem has no gradient yet."""
+        """Whether measurements come after a pre-equilibration."""
         return any(m.preequilibration for m in self.measurements)
 
     @property
@@ -234,7 +236,7 @@ class Problem:
 
     def log_likelihood(self, u: Float[ArrayLike, " dim"]) -> Float[Array, ""]:
         """Return the log likelihood, constants included; −inf where a simulation fails."""
-        return self._functions.log_likelihood(jnp.asarray(u), self._data)
+        return self._functions.log_likelihood(*self._differentiable(u))
 
     def log_density(self, u: Float[ArrayLike, " dim"]) -> Float[Array, ""]:
         """Return the log posterior density with respect to du, up to the evidence."""
@@ -242,11 +244,11 @@ class Problem:
 
     def pointwise_log_likelihood(self, u: Float[ArrayLike, " dim"]) -> Float[Array, " measurements"]:
         """Return the log density of every measurement, in the order of the data."""
-        return self._functions.pointwise(jnp.asarray(u), self._data)
+        return self._functions.pointwise(*self._differentiable(u))
 
     def simulated(self, u: Float[ArrayLike, " dim"]) -> Float[Array, " measurements"]:
         """Return the prediction of every measurement, in the order of the data."""
-        return self._functions.simulated(jnp.asarray(u), self._data)
+        return self._functions.simulated(*self._differentiable(u))
 
     def value_and_grad(self, u: Float[ArrayLike, " dim"]) -> tuple[Float[Array, ""], Float[Array, " dim"]]:
         """Return the log posterior density and its gradient; a failed simulation adds nothing to it."""
@@ -261,8 +263,32 @@ class Problem:
         return Batched(
             Partial(functions.log_prior, self._prior_data),
             Partial(functions.log_likelihood, self._data),
-            Partial(functions.value_and_grad, self._prior_data, self._data),
+            Partial(functions.value_and_grad, self._prior_data, self._smooth_data),
         )
+
+    @functools.cached_property
+    def _smooth_data(self) -> Data:
+        """The numbers with derivatives, compiled when they are first wanted."""
+        with jax.ensure_compile_time_eval():  # the first to want them may be a function that is being traced
+            return self._functions.differentiable(self._data)
+
+    def _differentiable(self, u: Float[ArrayLike, " dim"]) -> tuple[Array, Data]:
+        """Return a vector and the numbers: with derivatives where JAX may be about to take them."""
+        is_traced = isinstance(u, jax.core.Tracer)
+        return jnp.asarray(u), self._smooth_data if is_traced else self._data
+
+    @property
+    def gradient_numbers(self) -> Numbers:
+        """The numbers of the native engine with derivatives, for hosts that call it themselves; arrays of NumPy.
+
+        Raises
+        ------
+        ValueError
+            If the engine is another.
+        """
+        if self.engine != "native":
+            raise ValueError(f"the engine is {self.engine!r}; only engine='native' has numbers")
+        return type(self._smooth_data.native)(*map(np.asarray, self._smooth_data.native))
 
     def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:
         """Return densities and statuses of a batch of vectors. A failed simulation is a status, not an error."""
@@ -271,7 +297,9 @@ class Problem:
         # In powers of two, so that few sizes are ever compiled.
         num = len(vectors)
         padded = np.resize(vectors, (1 << max(num - 1, 0).bit_length(), self.dim))
-        return Evaluation(log_likelihood, np.asarray(self.batched.log_prior(padded))[:num], status)
+        return Evaluation(
+            log_likelihood, np.asarray(self._functions.batched.log_prior(self._prior_data, padded))[:num], status
+        )
 
     def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
         """Return predictions, noise settings, log densities and statuses of a batch of vectors, (n, …) each."""

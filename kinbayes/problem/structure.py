@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kinbayes.model.model import Model, ModelError
+from kinbayes.model.model import Model
 from kinbayes.ode.status import Status
-from kinbayes.problem.jax_likelihood import JaxLikelihood, jax_likelihood, value_and_jacobian
+from kinbayes.problem.jax_likelihood import jax_likelihood, value_and_jacobian
 from kinbayes.problem.layout import LikelihoodData
-from kinbayes.problem.likelihood import Declaration, Likelihood, Rows, likelihood
+from kinbayes.problem.likelihood import Declaration, Likelihood, RowDerivatives, Rows, likelihood
 from kinbayes.problem.log_prior import Form, PriorData, prior_function
 from kinbayes.problem.observables import Observable
 
@@ -35,11 +35,13 @@ class Structure(NamedTuple):
     given: tuple[frozenset[str], ...]
     engine: str
     max_steps: int
-    is_equilibrated: bool
 
 
 class Data(NamedTuple):
-    """The numbers of a likelihood, a pytree: laid out for the JAX engine, and packed for the native one."""
+    """The numbers of a likelihood, a pytree: laid out for the JAX engine, and packed for the native one.
+
+    Those of the native engine come with derivatives or without.
+    """
 
     layout: LikelihoodData
     native: tuple | None
@@ -72,10 +74,12 @@ class Functions(NamedTuple):
     likelihood
         Its expressions.
     data
-        LikelihoodData -> Data
+        LikelihoodData -> Data, without derivatives.
+    differentiable
+        Data -> Data, with derivatives.
     log_prior, log_likelihood, pointwise, simulated
         Of one vector, in JAX.
-    evaluate, rows, states
+    evaluate, rows, states, row_derivatives
         (Data, U), of a batch, in NumPy; `evaluate` gives log likelihoods and statuses (n,).
     batched
         Of a batch, in JAX.
@@ -83,6 +87,7 @@ class Functions(NamedTuple):
 
     likelihood: Likelihood
     data: Callable
+    differentiable: Callable
     log_prior: Callable
     log_likelihood: Callable
     pointwise: Callable
@@ -90,20 +95,27 @@ class Functions(NamedTuple):
     evaluate: Callable
     rows: Callable
     states: Callable
+    row_derivatives: Callable
     batched: Batched
 
 
 class _Values(NamedTuple):
-    """What an engine computes: functions of (u, Data) in JAX, and of (Data, U) in NumPy."""
+    """What an engine computes: functions of (u, Data) in JAX, and of (Data, U) in NumPy.
+
+    Those in JAX have derivatives in both modes.
+    """
 
     data: Callable
+    differentiable: Callable
     log_likelihood: Callable
     log_likelihoods: Callable  # of a batch
+    values_and_gradients: Callable  # of a batch
     pointwise: Callable
     simulated: Callable
     evaluate: Callable
     rows: Callable
     states: Callable
+    row_derivatives: Callable
 
 
 @functools.lru_cache(maxsize=_KEPT)
@@ -117,61 +129,59 @@ def functions(structure: Structure) -> Functions:
     ValueError
         If the engine is unknown.
     """
-    model, declarations, priors, observables, given, engine, max_steps, is_equilibrated = structure
+    model, declarations, priors, observables, given, engine, max_steps = structure
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; choose from {list(ENGINES)}")
     terms = likelihood(model, declarations, observables, given)
-
-    @functools.cache
-    def smooth() -> JaxLikelihood:
-        if is_equilibrated:
-            raise ModelError("gradients through a pre-equilibration are not available yet; use sampler='random_walk'")
-        return jax_likelihood(terms, max_steps=max_steps)
-
-    values = (_native if engine == "native" else _jax)(terms, smooth, max_steps)
+    values = (_native if engine == "native" else _jax)(terms, max_steps)
     prior_fn = prior_function(priors)
 
     def log_prior(prior: PriorData, U: Array) -> Array:
         return jax.vmap(prior_fn, in_axes=(0, None))(U, prior)
 
     def value_and_grad(prior: PriorData, data: Data, U: Array) -> tuple:
-        def one(u: Array) -> tuple[Array, Array, Array, Array]:
-            prior_value, prior_grad = value_and_jacobian(prior_fn, u, prior)
-            total = lambda w, d: jnp.sum(smooth().pointwise(w, d))  # noqa: E731
-            return prior_value, prior_grad, *value_and_jacobian(total, u, data.layout)
-
-        prior_value, prior_grad, value, grad = jax.vmap(one)(U)
-        if engine == "native":
-            value = values.log_likelihoods(U, data)
-            grad = jnp.where(jnp.isfinite(value)[:, None], grad, 0.0)
+        prior_value, prior_grad = jax.vmap(lambda u: value_and_jacobian(prior_fn, u, prior))(U)
+        value, grad = values.values_and_gradients(U, data)
         return prior_value, value, prior_grad, grad
-
-    def rule(value: Callable, differentiable: Callable) -> Callable:
-        return jax.jit(_forward_differentiable(value, lambda u, data: differentiable(u, data.layout)))
 
     return Functions(
         terms,
         values.data,
+        values.differentiable,
         jax.jit(prior_fn),
-        rule(values.log_likelihood, lambda u, data: jnp.sum(smooth().pointwise(u, data))),
-        rule(values.pointwise, lambda u, data: smooth().pointwise(u, data)),
-        rule(values.simulated, lambda u, data: smooth().rows(u, data).simulated),
+        jax.jit(values.log_likelihood),
+        jax.jit(values.pointwise),
+        jax.jit(values.simulated),
         values.evaluate,
         values.rows,
         values.states,
+        values.row_derivatives,
         Batched(jax.jit(log_prior), jax.jit(lambda data, U: values.log_likelihoods(U, data)), jax.jit(value_and_grad)),
     )
 
 
-def _jax(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
+def _jax(terms: Likelihood, max_steps: int) -> _Values:
+    engine = jax_likelihood(terms, max_steps=max_steps)
+
+    def total(u: Array, data: Data) -> Array:
+        return jnp.sum(engine.pointwise(u, data.layout))
+
+    def rule(function: Callable) -> Callable:
+        return _forward_differentiable(function, lambda u, data: value_and_jacobian(function, u, data))
+
     def rows(data: Data, U: Array) -> Rows:
-        return jax.vmap(smooth().rows, in_axes=(0, None))(U, data.layout)
+        return jax.vmap(engine.rows, in_axes=(0, None))(U, data.layout)
 
     def states(data: Data, U: Array) -> Array:
-        return jax.vmap(smooth().states, in_axes=(0, None))(U, data.layout)
+        return jax.vmap(engine.states, in_axes=(0, None))(U, data.layout)
 
-    def log_likelihood(u: Array, data: Data) -> Array:
-        return jnp.sum(smooth().pointwise(u, data.layout))
+    def row_derivatives(data: Data, U: Array) -> RowDerivatives:
+        def parts(u: Array, data: Data) -> Array:
+            found = engine.rows(u, data.layout)
+            return jnp.concatenate([found.simulated[:, None], found.noise, found.log_density[:, None]], axis=1)
+
+        _, slopes = jax.vmap(lambda u: value_and_jacobian(parts, u, data))(U)
+        return RowDerivatives(slopes[:, :, 0], slopes[:, :, 1:-1], slopes[:, :, -1])
 
     rows_in_batches = _in_batches(jax.jit(rows))
 
@@ -181,49 +191,75 @@ def _jax(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
 
     return _Values(
         data=lambda layout: jax.device_put(Data(layout, None)),
-        log_likelihood=log_likelihood,
-        log_likelihoods=jax.vmap(log_likelihood, in_axes=(0, None)),
-        pointwise=lambda u, data: smooth().pointwise(u, data.layout),
-        simulated=lambda u, data: smooth().rows(u, data.layout).simulated,
+        differentiable=lambda data: data,
+        log_likelihood=rule(total),
+        log_likelihoods=jax.vmap(total, in_axes=(0, None)),
+        values_and_gradients=jax.vmap(lambda u, data: value_and_jacobian(total, u, data), in_axes=(0, None)),
+        pointwise=rule(lambda u, data: engine.pointwise(u, data.layout)),
+        simulated=rule(lambda u, data: engine.rows(u, data.layout).simulated),
         evaluate=evaluate,
         rows=rows_in_batches,
         states=_in_batches(jax.jit(states)),
+        row_derivatives=_in_batches(jax.jit(row_derivatives)),
     )
 
 
-def _native(terms: Likelihood, smooth: Callable, max_steps: int) -> _Values:
+def _native(terms: Likelihood, max_steps: int) -> _Values:
     from kinbayes.ode import bridges  # numba takes a while to load, and the JAX engine does without
     from kinbayes.ode import native as native_engine
-    from kinbayes.problem import native_likelihood as native
+    from kinbayes.problem import native_gradient, native_likelihood
 
-    code = native.compiled(terms)
+    code = native_likelihood.compiled(terms)
 
     def data(layout: LikelihoodData) -> Data:
-        packed = native.numbers(code, terms, layout, max_steps=max_steps)
-        return jax.device_put(Data(layout, packed))
+        return jax.device_put(Data(layout, native_likelihood.numbers(code, terms, layout, max_steps=max_steps)))
 
-    def of_measurements(function: Callable) -> Callable:
+    @functools.lru_cache(maxsize=_KEPT)
+    def derivatives(inputs: tuple[int, ...]) -> native_engine.Differentiated:
+        return native_gradient.differentiated(code, terms, inputs)
+
+    def differentiable(data: Data) -> Data:
+        found = derivatives(native_gradient.wanted(data.layout))
+        numbers = native_gradient.numbers(code, found, terms, data.layout, max_steps=max_steps)
+        return jax.device_put(Data(data.layout, numbers))
+
+    def of_measurements(value: Callable, derivative: Callable) -> Callable:
         def call(u: Array, data: Data) -> Array:
             result = jax.ShapeDtypeStruct(data.layout.order.shape, np.float64)
-            host = lambda numbers, u: function(native_engine.Numbers(*numbers), np.asarray(u))  # noqa: E731
+            host = lambda numbers, u: value(native_engine.Numbers(*numbers), np.asarray(u)[None])[0]  # noqa: E731
             return jax.pure_callback(host, result, tuple(data.native), u, vmap_method="sequential")
 
-        return call
+        def with_jacobian(u: Array, data: Data) -> tuple[Array, Array]:
+            num = data.layout.order.shape[0]
+            results = (jax.ShapeDtypeStruct((num,), np.float64), jax.ShapeDtypeStruct((num, u.shape[0]), np.float64))
+
+            def host(numbers: tuple, u: Array) -> tuple[np.ndarray, np.ndarray]:
+                own, U = native_engine.Numbers(*numbers), np.asarray(u)[None]
+                return value(own, U)[0], derivative(native_gradient.row_derivatives(own, U))[0]
+
+            return jax.pure_callback(host, results, tuple(data.native), u, vmap_method="sequential")
+
+        return _forward_differentiable(call, with_jacobian)
 
     return _Values(
         data=data,
+        differentiable=differentiable,
         log_likelihood=lambda u, data: bridges.log_likelihood(data.native, u),
         log_likelihoods=lambda U, data: bridges.log_likelihoods(data.native, U),
-        pointwise=of_measurements(native.pointwise),
-        simulated=of_measurements(lambda numbers, u: native.rows(numbers, u[None]).simulated[0]),
-        evaluate=lambda data, U: _checked(*native.evaluate(data.native, U)),
-        rows=lambda data, U: native.rows(data.native, U),
-        states=lambda data, U: native.states(data.native, U),
+        values_and_gradients=lambda U, data: bridges.values_and_gradients(data.native, U),
+        pointwise=of_measurements(native_likelihood.pointwise, lambda found: found.log_density),
+        simulated=of_measurements(
+            lambda numbers, U: native_likelihood.rows(numbers, U).simulated, lambda found: found.simulated
+        ),
+        evaluate=lambda data, U: _checked(*native_likelihood.evaluate(data.native, U)),
+        rows=lambda data, U: native_likelihood.rows(data.native, U),
+        states=lambda data, U: native_likelihood.states(data.native, U),
+        row_derivatives=lambda data, U: native_gradient.row_derivatives(data.native, U),
     )
 
 
-def _forward_differentiable(value: Callable, differentiable: Callable) -> Callable:
-    """Return `value(u, data)` with a derivative rule: the Jacobian of `differentiable`, in forward mode.
+def _forward_differentiable(value: Callable, value_and_derivative: Callable) -> Callable:
+    """Return `value(u, data)` with a derivative rule, given the Jacobian.
 
     The Jacobian is computed forward whatever mode is asked for, since solving an ODE backward costs far more; the rule
     is linear in the tangent, so reverse mode transposes it. Where a value is not finite its derivative is zero.
@@ -235,9 +271,7 @@ def _forward_differentiable(value: Callable, differentiable: Callable) -> Callab
 
     @wrapped.defjvp
     def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        u, data = primals
-        _, jacobian = value_and_jacobian(differentiable, u, data)
-        found = value(u, data)
+        found, jacobian = value_and_derivative(*primals)
         return found, jnp.where(jnp.isfinite(found)[..., None], jacobian, 0.0) @ tangents[0]
 
     return wrapped

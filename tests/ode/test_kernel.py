@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from kinbayes.model.expressions import apply, const, symbol, where
 from kinbayes.model.formula import parse
-from kinbayes.ode import native, simulate
+from kinbayes.ode import equations, simulate
 from kinbayes.ode.status import Status
 from tests.ode.systems import (
     HIRES,
@@ -86,8 +86,8 @@ def test_the_slope_tells_a_jacobian_that_does_not_know_time(uncached):
         keep = [k for k, column in enumerate(pattern.columns) if names[column] != "time"]
         return type(pattern)(*(tuple(part[k] for k in keep) for part in pattern))
 
-    jacobian = native.jacobian
-    uncached.setattr(native, "jacobian", blind)
+    jacobian = equations.jacobian
+    uncached.setattr(equations, "jacobian", blind)
     at_end, between = slopes(FORCED, ORDERS["forced"][1](TIMES)[:, None], TOLERANCES[:7])
     print(f"time hidden: slopes {at_end:.2f} at the end, {between:.2f} of all times")
     assert at_end > -4

@@ -1,0 +1,1 @@
+"""The same posterior inside other probabilistic languages."""

@@ -1,0 +1,397 @@
+"""Forward sensitivities along the steps of the kernel, which calls these loops by address.
+
+The tangents of a lane lie in blocks of 8, each a vector of processor numbers. They differentiate the discrete scheme: a
+tangent's stage takes the matrix that its step has factored already.
+"""
+
+import math
+
+from numba import types
+
+from kinbayes.ode import tableau
+from kinbayes.ode.intrinsics import (
+    BLOCK,
+    SOURCES,
+    add_multiple,
+    call,
+    compiled,
+    finish_tangents,
+    inline,
+    is_null,
+    jit,
+    plus,
+    stage_points,
+    tangent_sums,
+)
+from kinbayes.ode.numbers import (
+    ADVANCE,
+    BEGIN,
+    END,
+    GO_ON,
+    JUMP,
+    NUM_CODE,
+    OBSERVE,
+    REST,
+    STEP,
+    Code,
+    DerivativeInts,
+    DerivativeParts,
+    DerivativeSizes,
+    Ints,
+)
+from kinbayes.ode.work import divide, padded, unpack
+
+_SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
+_SOLVE = Code._fields.index("solve")
+_A, _C, _H, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.NUM_STAGES
+_LARGEST = 1e300
+_SAME_TIME = 1e-14
+_STEADY = 0.1  # part of its tolerance that a tangent at rest may still move
+_FIRST = len(Ints._fields)  # of the sections for derivatives
+
+
+@inline
+def _sections(ints):
+    """Return pointers to the sections for derivatives, and their sizes."""
+    i = plus(ints, _FIRST)
+    own = DerivativeInts(
+        plus(ints, i[0]),
+        plus(ints, i[1]),
+        plus(ints, i[2]),
+        plus(ints, i[3]),
+        plus(ints, i[4]),
+        plus(ints, i[5]),
+        plus(ints, i[6]),
+        plus(ints, i[7]),
+        plus(ints, i[8]),
+        plus(ints, i[9]),
+        plus(ints, i[10]),
+        plus(ints, i[11]),
+        plus(ints, i[12]),
+        plus(ints, i[13]),
+        plus(ints, i[14]),
+        plus(ints, i[15]),
+        plus(ints, i[16]),
+    )
+    z = own.derivative_sizes
+    return own, DerivativeSizes(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8])
+
+
+@inline
+def _parts(memory, at):
+    """Return pointers to the parts of memory."""
+    return DerivativeParts(
+        plus(memory, at[0]),
+        plus(memory, at[1]),
+        plus(memory, at[2]),
+        plus(memory, at[3]),
+        plus(memory, at[4]),
+        plus(memory, at[5]),
+        plus(memory, at[6]),
+        plus(memory, at[7]),
+        plus(memory, at[8]),
+        plus(memory, at[9]),
+        plus(memory, at[10]),
+        plus(memory, at[11]),
+        plus(memory, at[12]),
+        plus(memory, at[13]),
+        plus(memory, at[14]),
+        plus(memory, at[15]),
+        plus(memory, at[16]),
+        plus(memory, at[17]),
+        plus(memory, at[18]),
+        plus(memory, at[19]),
+        plus(memory, at[20]),
+        plus(memory, at[21]),
+        plus(memory, at[22]),
+        plus(memory, at[23]),
+    )
+
+
+@jit
+def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, pattern, ih, num, rtol):
+    """Compute the tangents at the end of a step that the states have made; return their error."""
+    size, m, error = n * BLOCK, padded(n), 0.0
+    stage_points(work.y, work.stages, n, m, part.points, part.stages)
+    call(
+        code[_SLOPES],
+        (part.points, part.stages, work.y, work.constants, part.more, part.slopes, part.bends, part.sources),
+    )
+    row = source_rows * BLOCK
+    for q in range(sources):
+        place = places[q]
+        if place >= 0:
+            for s in range(_NUM_STAGES):
+                part.p[place + s * row] = part.sources[q * BLOCK + s]
+        elif place < -1:
+            for s in range(_NUM_STAGES):
+                part.p[-2 - place + s * row] += part.sources[q * BLOCK + s]
+    for b in range(blocks):
+        y, k = plus(part.y, b * size), plus(part.k, b * _NUM_STAGES * size)
+        base, rhs, newest = y, part.none, part.none
+        part.newest[0] = part.newest[1] = 0.0
+        for s in range(_NUM_STAGES):
+            # As for the states: the sums for the next stage leave out this one, so that they are computed beside it.
+            half = (s + 1) % 2 * size
+            next_base, next_rhs = base, rhs
+            if s > 0:
+                next_base, next_rhs = plus(part.base, half), plus(part.rhs, half)
+                tangent_sums(s + 1, base if s >= 6 else y, next_base, next_rhs, k, size, ih)
+                newest = plus(k, (s - 1) * size)
+                part.newest[0], part.newest[1] = _A[s, s - 1], ih * _C[s, s - 1]
+            out = plus(k, s * size)
+            shared = (part.newest, work.constants, plus(part.slopes, s), plus(part.bends, s), work.factors)
+            call(code[_TANGENT], (base, rhs, newest, y, plus(part.p, (b * _NUM_STAGES + s) * row), *shared, out))
+            if not is_solved:
+                _solve(code, work, part.column, out, n, pattern)
+            base, rhs = next_base, next_rhs
+        last, u = plus(k, (_NUM_STAGES - 1) * size), plus(part.u, b * size)
+        block = (base, last, y, plus(part.size, b * BLOCK), u)
+        error = max(error, finish_tangents((work.y, work.u, work.floors), block, num, n, rtol))
+    return math.sqrt(error / num) if num > 0 else 0.0
+
+
+@jit
+def _is_at_rest(work, part, blocks, n, num, rtol):
+    """Return whether a step has moved no tangent."""
+    is_at_rest = True
+    for b in range(blocks):
+        for i in range(num):
+            for j in range(BLOCK):
+                x, theta = (b * n + i) * BLOCK + j, part.size[b * BLOCK + j]
+                most = work.floors[i] + rtol * max(abs(work.y[i]), theta * abs(part.u[x]))
+                is_at_rest = is_at_rest and theta * abs(part.u[x] - part.y[x]) <= _STEADY * most
+    return is_at_rest
+
+
+@jit
+def _solve(code, work, column, block, n, pattern):
+    """Solve for every tangent of a block in its place."""
+    for j in range(BLOCK):
+        for i in range(n):
+            column[i] = block[i * BLOCK + j]
+        call(code[_SOLVE], (column, work.factors, plus(column, n), pattern))
+        for i in range(n):
+            block[i * BLOCK + j] = column[n + i]
+
+
+@jit
+def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_reset, scale_factors, is_first):
+    """Set the tangents to those of the start; where states go on from an equilibration, theirs do too."""
+    n, blocks = sizes.states, derivative_sizes.blocks
+    if is_first:
+        for j in range(sizes.parameters):
+            part.scale[j] = work.theta[j] * scale_factors[j] if scale_factors[j] != 0.0 else 1.0
+            part.total[j] = 0.0
+        first = own.lane_tangents[lane]
+        for x in range(blocks * BLOCK):
+            part.size[x] = 0.0
+        for j in range(own.lane_tangents[lane + 1] - first):
+            part.size[j] = abs(work.theta[own.tangent_parameter[first + j]])
+        for x in range(blocks * BLOCK):
+            part.through[x] = 0.0
+        for x in range(blocks * n * BLOCK * _NUM_STAGES):
+            part.k[x] = 0.0
+        for x in range(blocks * derivative_sizes.source_rows * BLOCK * _NUM_STAGES):
+            part.p[x] = 0.0
+    call(code[_SEED], (work.inputs, part.start, part.times, part.more))
+    num = n - sizes.has_time
+    for i in range(n):
+        is_set = is_first or (i < num and is_reset[lane * num + i] != 0)
+        for b in range(blocks if is_set else 0):
+            for j in range(BLOCK):
+                part.y[(b * n + i) * BLOCK + j] = 0.0
+    for q in range(derivative_sizes.start_entries):
+        i = own.start_rows[q]
+        j = tangent[lane * sizes.inputs + own.start_inputs[q]]
+        if j >= 0 and (is_first or is_reset[lane * num + i] != 0):
+            part.y[(j // BLOCK * n + i) * BLOCK + j % BLOCK] += part.start[q]
+    for x in range(blocks * n * BLOCK):
+        part.u[x] = part.y[x]
+
+
+@jit
+def _jump(work, part, own, sizes, derivative_sizes, lane, tangent, t):
+    """Move the tangents over a switch: a later one keeps the old derivatives for longer.
+
+    Those before the switch are in `work.sum`.
+    """
+    n = sizes.states
+    times = plus(work.constants, sizes.constants - 2 * sizes.switches)
+    first = -1
+    for q in range(derivative_sizes.switch_entries):
+        s = own.switch_numbers[q]
+        j = tangent[lane * sizes.inputs + own.switch_inputs[q]]
+        # Where several switch at once it is one time that they share.
+        if abs(times[s] - t) <= _SAME_TIME * t and (first < 0 or first == s):
+            first = s
+            for i in range(n if j >= 0 else 0):
+                move = (work.sum[i] - work.f[i]) * part.times[q]
+                part.y[(j // BLOCK * n + i) * BLOCK + j % BLOCK] += move
+
+
+@inline
+def _dense(part, out, i, b, n, theta, factor):
+    """Add a multiple of a state's block of tangents within the step."""
+    size = n * BLOCK
+    at = (b * n + i) * BLOCK
+    add_multiple(out, factor * (1.0 - theta), plus(part.y, at))
+    add_multiple(out, factor * theta, plus(part.u, at))
+    for s in range(_NUM_STAGES):
+        weight = theta * (1.0 - theta) * (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s]))
+        add_multiple(out, factor * weight, plus(part.k, (b * _NUM_STAGES + s) * size + i * BLOCK))
+
+
+@jit
+def _observe(
+    code, work, part, own, sizes, derivative_sizes, whole, argument_constant, lane, at, theta, first_tangent, slopes
+):
+    """Add the derivatives of the log densities of the rows of a time; fill their lines of the table."""
+    n, blocks = sizes.states, derivative_sizes.blocks
+    for i in range(n):
+        part.weights[i] = 0.0
+    if not is_null(slopes):
+        for x in range(blocks * n * BLOCK):
+            part.observed[x] = 0.0
+        for b in range(blocks):
+            for i in range(n):
+                _dense(part, plus(part.observed, (b * n + i) * BLOCK), i, b, n, theta, 1.0)
+    for r in range(whole.time_rows[at], whole.time_rows[at + 1]):
+        first, observable = whole.row_arguments[r], whole.row_function[r]
+        for j in range(whole.row_arguments[r + 1] - first):
+            k = whole.argument_index[first + j]
+            work.arguments[j] = work.theta[k] if k >= 0 else argument_constant[first + j]
+        call(
+            code[NUM_CODE + sizes.observables + observable],
+            (work.observed, work.constants, part.more, work.arguments, part.partials),
+        )
+        begin = own.partial_start[observable]
+        for p in range(begin, own.partial_start[observable + 1]):
+            kind, index, value = own.partial_kind[p], own.partial_index[p], part.partials[p - begin]
+            is_density = p < own.partial_densities[observable]
+            line = slopes
+            if not is_null(slopes):
+                line = plus(slopes, (whole.row_place[r] * sizes.columns + own.partial_column[p]) * sizes.parameters)
+            if kind == 0:
+                part.weights[index] += value if is_density else 0.0
+                for j in range(0 if is_null(slopes) else own.lane_tangents[lane + 1] - first_tangent):
+                    k = own.tangent_parameter[first_tangent + j]
+                    line[k] += value * part.observed[(j // BLOCK * n + index) * BLOCK + j % BLOCK] * part.scale[k]
+            else:
+                k = whole.input_index[lane * sizes.inputs + index] if kind == 1 else whole.argument_index[first + index]
+                if k >= 0:
+                    part.total[k] += value if is_density else 0.0
+                    if not is_null(slopes):
+                        line[k] += value * part.scale[k]
+    for i in range(n):
+        for b in range(blocks if part.weights[i] != 0.0 else 0):
+            _dense(part, plus(part.through, b * BLOCK), i, b, n, theta, part.weights[i])
+
+
+@inline
+def _end(part, own, lane, num_parameters, gradient):
+    """Add the gradient of the lane's log likelihood; what is not finite counts as 0."""
+    first = own.lane_tangents[lane]
+    for j in range(own.lane_tangents[lane + 1] - first):
+        part.total[own.tangent_parameter[first + j]] += part.through[j]
+    for k in range(num_parameters):
+        slope = part.total[k] * part.scale[k]
+        if abs(slope) <= _LARGEST:
+            gradient[k] += slope
+
+
+_ints, _floats = types.CPointer(types.int64), types.CPointer(types.float64)
+
+
+def _derivatives(sources: int):
+    @compiled(
+        types.void(
+            types.int64,
+            _ints,
+            _ints,
+            _floats,
+            _floats,
+            _floats,
+            types.int64,
+            types.int64,
+            types.boolean,
+            types.float64,
+            _floats,
+            _floats,
+        )
+    )
+    def derivatives(event, code, ints, floats, memory, tangents, lane, at, is_equilibration, a, gradient, slopes):
+        """Do what an event of the kernel asks for; what it is told is the first entry of the row in `memory`.
+
+        `a` is the inverse step of `STEP`, the place within the step of `OBSERVE`, and the time of `JUMP`.
+        """
+        sizes, whole, real = unpack(ints, floats)
+        own, derivative_sizes = _sections(ints)
+        work = divide(memory, sizes)
+        part = _parts(tangents, own.derivative_parts)
+        blocks, n = derivative_sizes.blocks, sizes.states
+        tangent = own.equilibration_tangent if is_equilibration else own.input_tangent
+        if event == STEP:
+            places = own.equilibration_place if is_equilibration else own.source_place
+            work.row[0] = _step(
+                code,
+                work,
+                part,
+                plus(places, lane * derivative_sizes.sources),
+                blocks,
+                n,
+                derivative_sizes.sources,
+                derivative_sizes.source_rows,
+                sizes.is_solved != 0,
+                whole.pattern,
+                a + 0.0 * sources,
+                n - sizes.has_time,
+                real.tolerances[0],
+            )
+        elif event == OBSERVE:
+            first = own.lane_tangents[lane]
+            _observe(
+                code,
+                work,
+                part,
+                own,
+                sizes,
+                derivative_sizes,
+                whole,
+                real.argument_constant,
+                lane,
+                at,
+                a,
+                first,
+                slopes,
+            )
+        elif event == REST:
+            is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, real.tolerances[0])
+            work.row[0] = 1.0 if is_at_rest else 0.0
+        elif event == ADVANCE:
+            for x in range(blocks * n * BLOCK):
+                part.y[x] = part.u[x]
+        elif event == JUMP:
+            _jump(work, part, own, sizes, derivative_sizes, lane, tangent, a)
+        elif event == END and not is_null(gradient):
+            _end(part, own, lane, sizes.parameters, gradient)
+        elif event in (BEGIN, GO_ON):
+            is_first = event == BEGIN
+            _begin(
+                code,
+                work,
+                part,
+                own,
+                sizes,
+                derivative_sizes,
+                lane,
+                tangent,
+                whole.is_reset,
+                real.scale_factors,
+                is_first,
+            )
+
+    return derivatives
+
+
+derivatives = _derivatives(SOURCES)

@@ -1,0 +1,122 @@
+"""The derivatives of the likelihood on the native engine: their machine code, and their numbers for the kernel."""
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from kinbayes.ode import native
+from kinbayes.ode.numbers import (
+    WIDTH,
+    DerivativeInts,
+    DerivativeSizes,
+    Numbers,
+    derivative_parts,
+    offsets,
+    pack,
+)
+from kinbayes.ode.status import Status
+from kinbayes.problem.layout import LikelihoodData
+from kinbayes.problem.likelihood import Likelihood, RowDerivatives
+from kinbayes.problem.native_likelihood import observers, sections
+
+
+def wanted(data: LikelihoodData) -> tuple[int, ...]:
+    """Return the inputs that take an estimated parameter in some lane."""
+    indices = (np.asarray(data.inputs.index), np.asarray(data.equilibration.inputs.index))
+    return tuple(np.flatnonzero(np.any(np.concatenate(indices, axis=1) >= 0, axis=1)).tolist())
+
+
+def differentiated(code: native.Compiled, likelihood: Likelihood, inputs: tuple[int, ...]) -> native.Differentiated:
+    """Compile the derivatives of a likelihood with respect to some inputs of its lanes."""
+    return native.differentiated(code, likelihood.start, likelihood.start_inputs, observers(likelihood), inputs)
+
+
+def numbers(
+    code: native.Compiled,
+    derivatives: native.Differentiated,
+    likelihood: Likelihood,
+    data: LikelihoodData,
+    *,
+    max_steps: int,
+) -> Numbers:
+    """Return the numbers of a likelihood and its derivatives as the kernel wants them."""
+    sizes, ints, floats = sections(code, likelihood, data, max_steps=max_steps)
+    found = derivatives.equations
+    index, before = (np.asarray(part.index).T for part in (data.inputs, data.equilibration.inputs))
+    used = np.zeros(index.shape[1], dtype=bool)
+    used[np.concatenate([found.sources.columns, found.start.columns, found.switches.columns])] = True
+    lanes = [np.unique(lane[:, used][lane[:, used] >= 0]) for lane in np.stack([index, before], axis=1)]
+    tangent, tangent_before = (_tangents(table, used, lanes) for table in (index, before))
+    most = max(map(len, lanes))
+    own = DerivativeSizes(
+        blocks=-(-most // WIDTH),
+        varying=found.num_varying,
+        bent=found.num_bent,
+        sources=len(found.sources.rows),
+        source_rows=len(found.source_rows),
+        start_entries=len(found.start.rows),
+        switch_entries=len(found.switches.rows),
+        more=found.num_more,
+        partials=max((len(p.kind) for p in found.partials), default=0),
+    )
+    at = offsets(derivative_parts(sizes, own))
+    lines = [len(p.kind) for p in found.partials]
+    starts = np.cumsum([0, *lines])
+    columns, kinds, indices = (np.concatenate(part) for part in zip(*found.partials, strict=True))
+    more = DerivativeInts(
+        derivative_sizes=np.array(own),
+        derivative_parts=at[:-1],
+        lane_tangents=np.cumsum([0, *map(len, lanes)]),
+        tangent_parameter=np.concatenate(lanes),
+        input_tangent=tangent,
+        equilibration_tangent=tangent_before,
+        source_place=_places(found, tangent),
+        equilibration_place=_places(found, tangent_before),
+        start_rows=found.start.rows,
+        start_inputs=found.start.columns,
+        switch_numbers=found.switches.rows,
+        switch_inputs=found.switches.columns,
+        partial_start=starts,
+        partial_densities=starts[:-1] + [p.num_densities for p in found.partials],
+        partial_column=columns,
+        partial_kind=kinds,
+        partial_index=indices,
+    )
+    sizes = sizes._replace(has_gradient=1, derivative_memory=int(at[-1]))
+    return Numbers(derivatives.addresses, *pack(ints._replace(sizes=np.array(sizes)), floats, more))
+
+
+def _tangents(
+    index: Int[np.ndarray, "lanes inputs"], used: np.ndarray, lanes: list[np.ndarray]
+) -> Int[np.ndarray, "lanes inputs"]:
+    """Return the tangent of the lane that every input takes, or -1."""
+    rows = [
+        np.where(used & np.isin(row, own), np.searchsorted(own, row), -1) for row, own in zip(index, lanes, strict=True)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(index.shape)
+
+
+def _places(
+    found: native.SensitivityEquations, tangent: Int[np.ndarray, "lanes inputs"]
+) -> Int[np.ndarray, "lanes sources"]:
+    """Return where every entry of df/dp goes: to its tangent's block, its row, and its place in the block."""
+    num_rows, stages = len(found.source_rows), WIDTH
+    rows = np.searchsorted(np.array(found.source_rows, dtype=np.int64), found.sources.rows)
+    own = tangent[:, found.sources.columns]
+    places = (own // WIDTH * stages * num_rows + rows) * WIDTH + own % WIDTH
+    for lane, line in zip(own, places, strict=True):
+        seen = set()
+        for q, place in enumerate(line.tolist()):
+            if lane[q] < 0:
+                line[q] = -1
+            elif place in seen:
+                line[q] = -2 - place
+            seen.add(place)
+    return places
+
+
+def row_derivatives(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> RowDerivatives:
+    """Return the derivatives of predictions, noise settings and log densities, over all threads."""
+    found = native.simulated(numbers, U, with_slopes=True)
+    is_good = np.all(found.lanes.status == Status.OK, axis=-1)[:, None, None, None]
+    slopes = np.where(is_good & np.isfinite(found.slopes), found.slopes, 0.0)
+    return RowDerivatives(slopes[:, :, 1], slopes[:, :, 2:], slopes[:, :, 0])
