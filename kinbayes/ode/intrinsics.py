@@ -15,6 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from kinbayes.ode import tableau
+from kinbayes.ode.numbers import WIDTH as BLOCK
 
 _FILES = (
     "intrinsics.py",
@@ -24,14 +25,12 @@ _FILES = (
     "sensitivities.py",
     "status.py",
     "tableau.py",
-    "work.py",
 )
 SOURCES = int.from_bytes(
     hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in _FILES)).digest()[:7]
 )
 
-WIDTH = 4  # numbers in a vector; arrays of states are padded to whole vectors
-BLOCK = 8  # numbers in a vector of tangents, or of all stages
+_HALF = BLOCK // 2  # for few states, sums over vectors of this many are faster
 
 # NaN and infinity must stay what they are: with all fast-math flags a NaN error would count as small.
 _OPTIONS = {"fastmath": {"contract", "reassoc", "arcp", "nsz"}, "error_model": "numpy"}
@@ -74,6 +73,40 @@ def plus(typing_context, pointer, count):
     return pointer(pointer, types.int64), generate
 
 
+def pointers(names: type) -> Callable:
+    """Return a compiled function that gives pointers by the names of a tuple: (base, offsets) -> tuple."""
+
+    @intrinsic
+    def sections(typing_context, base, offsets):
+        found = types.NamedUniTuple(base, len(names._fields), names)
+
+        def generate(context, builder, signature, values):
+            at = [builder.load(builder.gep(values[1], [ir.IntType(64)(k)])) for k in range(found.count)]
+            element = context.get_data_type(base.dtype)
+            parts = [builder.gep(values[0], [offset], source_etype=element) for offset in at]
+            return context.make_tuple(builder, found, parts)
+
+        return found(base, offsets), generate
+
+    return sections
+
+
+def numbers(names: type) -> Callable:
+    """Return a compiled function that gives the numbers of an array by the names of a tuple."""
+
+    @intrinsic
+    def values_of(typing_context, array):
+        found = types.NamedUniTuple(array.dtype, len(names._fields), names)
+
+        def generate(context, builder, signature, values):
+            at = [builder.load(builder.gep(values[0], [ir.IntType(64)(k)])) for k in range(found.count)]
+            return context.make_tuple(builder, found, at)
+
+        return found(array), generate
+
+    return values_of
+
+
 @intrinsic
 def is_null(typing_context, pointer):
     """Return whether a pointer points nowhere."""
@@ -99,7 +132,7 @@ def allocate(typing_context, count):
 
 @intrinsic
 def aligned(typing_context, memory):
-    """Return the first place in memory at which a whole vector may lie; at most 7 numbers on."""
+    """Return the first place in memory at which a whole vector may begin; at most 7 numbers on."""
 
     def generate(context, builder, signature, values):
         word = ir.IntType(64)
@@ -183,7 +216,7 @@ def _stage_sums(width: int) -> Callable:
     return stage_sums
 
 
-stage_sums, tangent_sums = _stage_sums(WIDTH), _stage_sums(BLOCK)
+stage_sums, tangent_sums = _stage_sums(_HALF), _stage_sums(BLOCK)
 
 
 def _spread(builder: ir.IRBuilder, number: ir.Value) -> ir.Value:

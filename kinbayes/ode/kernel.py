@@ -27,15 +27,35 @@ from kinbayes.ode.intrinsics import (
     inline,
     is_null,
     jit,
+    numbers,
     plus,
+    pointers,
     stage_sums,
     take,
 )
-from kinbayes.ode.numbers import ADVANCE, BEGIN, END, GO_ON, JUMP, NUM_CODE, NUM_LANE_COLUMNS, OBSERVE, REST, STEP
+from kinbayes.ode.numbers import (
+    ADVANCE,
+    BEGIN,
+    END,
+    GO_ON,
+    JUMP,
+    NUM_CODE,
+    NUM_INTS,
+    NUM_LANE_COLUMNS,
+    OBSERVE,
+    REST,
+    STEP,
+    WIDTH,
+    Floats,
+    Ints,
+    Parts,
+    Sizes,
+)
 from kinbayes.ode.status import Status
-from kinbayes.ode.work import divide, memory_size, padded, unpack
 
 # ---- constants
+
+_ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)
 
 _, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES, _, _, _ = range(NUM_CODE)
 _GAMMA = tableau.GAMMA
@@ -177,7 +197,6 @@ class _Task(NamedTuple):
     ints: np.ndarray
     floats: np.ndarray
     memory: np.ndarray
-    tangents: np.ndarray
     lane: int
     gradient: np.ndarray
     slopes: np.ndarray
@@ -209,7 +228,7 @@ def _segment(code, work, sizes, t, end):
     return stop
 
 
-@inline
+@jit
 def _differentiate(event, task, at, is_equilibration, a):
     """Let the loops of derivatives do their part, where derivatives are wanted."""
     if task.is_wanted:
@@ -221,7 +240,6 @@ def _differentiate(event, task, at, is_equilibration, a):
                 task.ints,
                 task.floats,
                 task.memory,
-                task.tangents,
                 task.lane,
                 at,
                 is_equilibration,
@@ -262,7 +280,7 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
     n, num = sizes.states, sizes.states - sizes.has_time
     rtol, atol = real.tolerances[0], real.tolerances[1]
     y, u, f, jac, k = work.y, work.u, work.f, work.jac, work.stages
-    m = padded(n)
+    m = (n + WIDTH - 1) // WIDTH * WIDTH
     last_stage, observed = plus(k, (_NUM_STAGES - 1) * m), work.observed
     total, t, steps, rejected = 0.0, 0.0, 0, 0
     end = _NEVER if is_equilibration else real.times[last - 1]
@@ -444,9 +462,11 @@ def _kernel(sources: int) -> Callable:
         are those of the tables (num_vectors, rows, columns, parameters).
         """
         known, task, sum_of_lanes = -1, -1, 0.0 * sources  # in the closure, where the cache sees it
-        sizes, whole, real = unpack(ints, floats)
-        memory, tangents = allocate(memory_size(sizes)), allocate(sizes.derivative_memory + 7)
-        work = divide(memory, sizes)
+        whole, real = _ints_of(ints, ints), _floats_of(floats, plus(ints, NUM_INTS + 1))
+        sizes = _sizes_of(whole.sizes)
+        allocated = allocate(sizes.memory + WIDTH - 1)
+        memory = aligned(allocated)
+        work = _parts_of(memory, whole.parts)
         is_total = not is_null(totals)
         is_wanted = not is_null(gradients) or not is_null(slopes)
         num_states, dim = sizes.states - sizes.has_time, sizes.parameters
@@ -466,7 +486,7 @@ def _kernel(sources: int) -> Callable:
             table = tables if is_null(tables) else plus(tables, v * sizes.rows * sizes.columns)
             some_states = states if is_null(states) else plus(states, v * sizes.times * num_states)
             some_slopes = slopes if is_null(slopes) else plus(slopes, v * sizes.rows * sizes.columns * dim)
-            about = _Task(is_wanted, code, ints, floats, memory, aligned(tangents), lane, some_gradient, some_slopes)
+            about = _Task(is_wanted, code, ints, floats, memory, lane, some_gradient, some_slopes)
             total, status, t, steps, rejected = _lane(code, sizes, whole, real, work, about, lane, table, some_states)
             if is_total:
                 is_good = status == _OK and abs(total) <= _LARGEST  # a total that is no number is not
@@ -479,8 +499,7 @@ def _kernel(sources: int) -> Callable:
             else:
                 told = plus(lanes, task * NUM_LANE_COLUMNS)
                 told[0], told[1], told[2], told[3], told[4] = total, status, t, steps, rejected
-        free(tangents)
-        free(memory)
+        free(allocated)
 
     return evaluate
 

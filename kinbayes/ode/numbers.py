@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from kinbayes.ode.tableau import NUM_STAGES
+
 
 class Ints(NamedTuple):
     """Sections of whole numbers; pointers to them inside the kernel."""
@@ -26,6 +28,7 @@ class Ints(NamedTuple):
     row_place: np.ndarray  # (rows,): where the row stands in the table
     row_arguments: np.ndarray  # (rows + 1,): where the arguments of each row begin
     argument_index: np.ndarray  # an entry of the parameter vector, or -1
+    parts: np.ndarray  # where in memory those of `Parts` begin
 
 
 class DerivativeInts(NamedTuple):
@@ -68,6 +71,31 @@ class DerivativeSizes(NamedTuple):
     switch_entries: int
     more: int  # constants that only derivatives need
     partials: int  # of the observable that has the most
+
+
+class Parts(NamedTuple):
+    """Lengths of the parts of a thread's memory; pointers to them inside the kernel."""
+
+    theta: int  # natural parameter values
+    inputs: int  # of a lane, then whether the sometimes given are
+    constants: int
+    y: int
+    f: int
+    u: int  # twice: sums for this stage and for the next
+    rhs: int  # twice
+    none: int  # zeros
+    sum: int  # what a stage is to be solved for; the derivatives before a switch
+    largest: int  # the largest that every state has been
+    floors: int  # the absolute tolerance of every state
+    weights: int  # the error that it may have at the start of a step
+    stages: int  # one after the other
+    observed: int  # the states at a time of the data
+    jac: int
+    factors: int
+    shift: int
+    newest: int  # the coefficients a and c / h of the newest stage
+    arguments: int
+    row: int
 
 
 class DerivativeParts(NamedTuple):
@@ -132,8 +160,8 @@ class Sizes(NamedTuple):
     arguments: int  # of the row that has the most
     columns: int  # of the table of rows: density, prediction, settings
     max_steps: int
+    memory: int  # numbers that a thread needs room for
     has_gradient: int = 0  # whether the code has what derivatives take
-    derivative_memory: int = 0  # numbers of memory for them
 
 
 class Code(NamedTuple):
@@ -177,12 +205,44 @@ class LaneColumns(NamedTuple):
     rejected: int = 4
 
 
-WIDTH = 8  # numbers of a vector: stages, or tangents of a block
+WIDTH = 8  # numbers of a vector: all stages, or tangents of a block; parts of memory are made of whole ones
+
+
+def padded(num_states: int) -> int:
+    """Return the length of an array of states, in whole vectors."""
+    return (num_states + WIDTH - 1) // WIDTH * WIDTH
+
+
+def parts(sizes: Sizes) -> Parts:
+    """Return the lengths of the parts, without those for derivatives."""
+    n = padded(sizes.states)
+    return Parts(
+        theta=sizes.parameters,
+        inputs=sizes.inputs + sizes.sometimes,
+        constants=sizes.constants,
+        y=n,
+        f=n,
+        u=2 * n,
+        rhs=2 * n,
+        none=n,
+        sum=n,
+        largest=n,
+        floors=n,
+        weights=n,
+        stages=NUM_STAGES * n,
+        observed=n,
+        jac=sizes.entries,
+        factors=sizes.factors,
+        shift=1,
+        newest=2,
+        arguments=sizes.arguments,
+        row=sizes.columns + 1,
+    )
 
 
 def derivative_parts(sizes: Sizes, own: DerivativeSizes) -> DerivativeParts:
     """Return the lengths of the parts."""
-    n, blocks, stages = sizes.states * WIDTH, own.blocks, WIDTH
+    n, blocks, stages = sizes.states * WIDTH, own.blocks, NUM_STAGES
     return DerivativeParts(
         scale=sizes.parameters,
         total=sizes.parameters,
@@ -211,10 +271,9 @@ def derivative_parts(sizes: Sizes, own: DerivativeSizes) -> DerivativeParts:
     )
 
 
-def offsets(parts: DerivativeParts) -> np.ndarray:
-    """Return where the parts begin, each at a whole vector, and where the last ends."""
-    lengths = np.array(parts)
-    return np.concatenate([[0], np.cumsum((lengths + WIDTH - 1) // WIDTH * WIDTH)])
+def offsets(lengths: Parts | DerivativeParts, *, start: int = 0) -> Int[np.ndarray, " parts_and_1"]:
+    """Return where parts begin, each at a whole vector, and where the last ends."""
+    return start + np.concatenate([[0], np.cumsum([padded(length) for length in lengths])])
 
 
 NUM_FLOATS, NUM_CODE = len(Floats._fields), len(Code._fields)

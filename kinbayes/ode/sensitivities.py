@@ -19,7 +19,9 @@ from kinbayes.ode.intrinsics import (
     inline,
     is_null,
     jit,
+    numbers,
     plus,
+    pointers,
     stage_points,
     tangent_sums,
 )
@@ -30,6 +32,7 @@ from kinbayes.ode.numbers import (
     GO_ON,
     JUMP,
     NUM_CODE,
+    NUM_INTS,
     OBSERVE,
     REST,
     STEP,
@@ -37,9 +40,11 @@ from kinbayes.ode.numbers import (
     DerivativeInts,
     DerivativeParts,
     DerivativeSizes,
+    Floats,
     Ints,
+    Parts,
+    Sizes,
 )
-from kinbayes.ode.work import divide, padded, unpack
 
 _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
 _SOLVE = Code._fields.index("solve")
@@ -47,71 +52,17 @@ _A, _C, _H, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.NUM_STAGES
 _LARGEST = 1e300
 _SAME_TIME = 1e-14
 _STEADY = 0.1  # part of its tolerance that a tangent at rest may still move
+_FINEST = 1e-10  # relative tolerance of that; rounding keeps tangents from finer ones
+_ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)
+_derivative_ints_of, _derivative_parts_of = pointers(DerivativeInts), pointers(DerivativeParts)
+_derivative_sizes_of = numbers(DerivativeSizes)
 _FIRST = len(Ints._fields)  # of the sections for derivatives
-
-
-@inline
-def _sections(ints):
-    """Return pointers to the sections for derivatives, and their sizes."""
-    i = plus(ints, _FIRST)
-    own = DerivativeInts(
-        plus(ints, i[0]),
-        plus(ints, i[1]),
-        plus(ints, i[2]),
-        plus(ints, i[3]),
-        plus(ints, i[4]),
-        plus(ints, i[5]),
-        plus(ints, i[6]),
-        plus(ints, i[7]),
-        plus(ints, i[8]),
-        plus(ints, i[9]),
-        plus(ints, i[10]),
-        plus(ints, i[11]),
-        plus(ints, i[12]),
-        plus(ints, i[13]),
-        plus(ints, i[14]),
-        plus(ints, i[15]),
-        plus(ints, i[16]),
-    )
-    z = own.derivative_sizes
-    return own, DerivativeSizes(z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7], z[8])
-
-
-@inline
-def _parts(memory, at):
-    """Return pointers to the parts of memory."""
-    return DerivativeParts(
-        plus(memory, at[0]),
-        plus(memory, at[1]),
-        plus(memory, at[2]),
-        plus(memory, at[3]),
-        plus(memory, at[4]),
-        plus(memory, at[5]),
-        plus(memory, at[6]),
-        plus(memory, at[7]),
-        plus(memory, at[8]),
-        plus(memory, at[9]),
-        plus(memory, at[10]),
-        plus(memory, at[11]),
-        plus(memory, at[12]),
-        plus(memory, at[13]),
-        plus(memory, at[14]),
-        plus(memory, at[15]),
-        plus(memory, at[16]),
-        plus(memory, at[17]),
-        plus(memory, at[18]),
-        plus(memory, at[19]),
-        plus(memory, at[20]),
-        plus(memory, at[21]),
-        plus(memory, at[22]),
-        plus(memory, at[23]),
-    )
 
 
 @jit
 def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, pattern, ih, num, rtol):
     """Compute the tangents at the end of a step that the states have made; return their error."""
-    size, m, error = n * BLOCK, padded(n), 0.0
+    size, m, error = n * BLOCK, (n + BLOCK - 1) // BLOCK * BLOCK, 0.0
     stage_points(work.y, work.stages, n, m, part.points, part.stages)
     call(
         code[_SLOPES],
@@ -187,13 +138,16 @@ def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_res
         for x in range(blocks * BLOCK):
             part.size[x] = 0.0
         for j in range(own.lane_tangents[lane + 1] - first):
-            part.size[j] = abs(work.theta[own.tangent_parameter[first + j]])
+            k = own.tangent_parameter[first + j]
+            # On a linear scale a parameter may be 0, where its own size says nothing.
+            part.size[j] = max(abs(work.theta[k]), 0.0 if scale_factors[k] != 0.0 else 1.0)
         for x in range(blocks * BLOCK):
             part.through[x] = 0.0
         for x in range(blocks * n * BLOCK * _NUM_STAGES):
             part.k[x] = 0.0
-        for x in range(blocks * derivative_sizes.source_rows * BLOCK * _NUM_STAGES):
-            part.p[x] = 0.0
+    # Also after an equilibration, whose inputs may have been other parameters.
+    for x in range(blocks * derivative_sizes.source_rows * BLOCK * _NUM_STAGES):
+        part.p[x] = 0.0
     call(code[_SEED], (work.inputs, part.start, part.times, part.more))
     num = n - sizes.has_time
     for i in range(n):
@@ -311,7 +265,6 @@ def _derivatives(sources: int):
             _ints,
             _floats,
             _floats,
-            _floats,
             types.int64,
             types.int64,
             types.boolean,
@@ -320,15 +273,15 @@ def _derivatives(sources: int):
             _floats,
         )
     )
-    def derivatives(event, code, ints, floats, memory, tangents, lane, at, is_equilibration, a, gradient, slopes):
+    def derivatives(event, code, ints, floats, memory, lane, at, is_equilibration, a, gradient, slopes):
         """Do what an event of the kernel asks for; what it is told is the first entry of the row in `memory`.
 
         `a` is the inverse step of `STEP`, the place within the step of `OBSERVE`, and the time of `JUMP`.
         """
-        sizes, whole, real = unpack(ints, floats)
-        own, derivative_sizes = _sections(ints)
-        work = divide(memory, sizes)
-        part = _parts(tangents, own.derivative_parts)
+        whole, real = _ints_of(ints, ints), _floats_of(floats, plus(ints, NUM_INTS + 1))
+        own = _derivative_ints_of(ints, plus(ints, _FIRST))
+        sizes, derivative_sizes = _sizes_of(whole.sizes), _derivative_sizes_of(own.derivative_sizes)
+        work, part = _parts_of(memory, whole.parts), _derivative_parts_of(memory, own.derivative_parts)
         blocks, n = derivative_sizes.blocks, sizes.states
         tangent = own.equilibration_tangent if is_equilibration else own.input_tangent
         if event == STEP:
@@ -366,7 +319,7 @@ def _derivatives(sources: int):
                 slopes,
             )
         elif event == REST:
-            is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, real.tolerances[0])
+            is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, max(real.tolerances[0], _FINEST))
             work.row[0] = 1.0 if is_at_rest else 0.0
         elif event == ADVANCE:
             for x in range(blocks * n * BLOCK):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.model import Model
 from kinbayes.ode import native
-from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, pack
+from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, offsets, pack, parts
 from kinbayes.ode.status import Status
 from kinbayes.ode.tolerances import check_tolerances
 
@@ -123,7 +123,10 @@ def _numbers(
         arguments=0,
         columns=0,
         max_steps=max_steps,
+        memory=0,
     )
+    at = offsets(parts(sizes))
+    sizes = sizes._replace(memory=int(at[-1]))
     none = np.zeros(0)
     by_parameter = np.full(len(given), -1)
     ints = Ints(
@@ -141,6 +144,7 @@ def _numbers(
         row_place=none,
         row_arguments=np.zeros(1),
         argument_index=none,
+        parts=at[:-1],
     )
     values = np.array(given)
     floats = Floats(np.array(tolerances), none, values, none, values, none, times, none)

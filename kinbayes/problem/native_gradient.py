@@ -58,7 +58,7 @@ def numbers(
         more=found.num_more,
         partials=max((len(p.kind) for p in found.partials), default=0),
     )
-    at = offsets(derivative_parts(sizes, own))
+    at = offsets(derivative_parts(sizes, own), start=sizes.memory)
     lines = [len(p.kind) for p in found.partials]
     starts = np.cumsum([0, *lines])
     columns, kinds, indices = (np.concatenate(part) for part in zip(*found.partials, strict=True))
@@ -81,7 +81,7 @@ def numbers(
         partial_kind=kinds,
         partial_index=indices,
     )
-    sizes = sizes._replace(has_gradient=1, derivative_memory=int(at[-1]))
+    sizes = sizes._replace(has_gradient=1, memory=int(at[-1]))
     return Numbers(derivatives.addresses, *pack(ints._replace(sizes=np.array(sizes)), floats, more))
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from kinbayes.model.expressions import ZERO
 from kinbayes.ode import native
-from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, pack, section
+from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, offsets, pack, parts, section
 from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source
@@ -67,7 +67,10 @@ def sections(
         arguments=max(map(len, arguments)),
         columns=2 + MOST_SETTINGS,
         max_steps=max_steps,
+        memory=0,
     )
+    at = offsets(parts(sizes))
+    sizes = sizes._replace(memory=int(at[-1]))
     ints = Ints(
         sizes=np.array(sizes),
         entry_rows=code.entries[0],
@@ -83,6 +86,7 @@ def sections(
         row_place=np.array([row[1] for row in rows]),
         row_arguments=np.cumsum([0, *map(len, arguments)]),
         argument_index=np.array([index for index, _ in itertools.chain(*arguments)]),
+        parts=at[:-1],
     )
     floats = Floats(
         tolerances=np.array([data.rtol, data.atol]),

@@ -25,6 +25,10 @@ class Family(NamedTuple):
     settings: tuple[str, ...]
     log_density: Callable[..., Expr]  # (measurement, prediction, *settings), both transformed
     draw: Callable[..., Column]  # (rng, prediction, *settings), transformed
+    # (prediction, *settings), transformed -> what a deviation is measured by, and the Fisher information of prediction
+    # and settings by place, where it is not 0; None where it has no closed form
+    scale: Callable[..., Expr]
+    information: Callable[..., dict[tuple[int, int], Expr | None]]
 
 
 def _normal(y: Expr, prediction: Expr, sd: Expr) -> Expr:
@@ -48,18 +52,44 @@ def _negative_binomial(y: Expr, prediction: Expr, dispersion: Expr) -> Expr:
     return choose + r * apply("log", r / (r + mean)) + y * apply("log", mean / (r + mean))
 
 
+def _student_t_information(m: Expr, scale: Expr, nu: Expr) -> dict[tuple[int, int], Expr | None]:
+    square = (nu + 3) * scale * scale
+    return {
+        (0, 0): (nu + 1) / square,
+        (1, 1): 2 * nu / square,
+        (1, 2): -2 / (scale * (nu + 1) * (nu + 3)),
+        (2, 2): None,
+    }
+
+
 FAMILIES: dict[str, Family] = {
-    "normal": Family(("sd",), _normal, lambda rng, m, sd: rng.normal(m, sd)),
-    "laplace": Family(("scale",), _laplace, lambda rng, m, scale: rng.laplace(m, scale)),
+    "normal": Family(
+        ("sd",),
+        _normal,
+        lambda rng, m, sd: rng.normal(m, sd),
+        lambda m, sd: sd,
+        lambda m, sd: {(0, 0): 1 / (sd * sd), (1, 1): 2 / (sd * sd)},
+    ),
+    "laplace": Family(
+        ("scale",),
+        _laplace,
+        lambda rng, m, scale: rng.laplace(m, scale),
+        lambda m, scale: scale,
+        lambda m, scale: {(0, 0): 1 / (scale * scale), (1, 1): 1 / (scale * scale)},
+    ),
     "student_t": Family(
         ("scale", "degrees_of_freedom"),
         _student_t,
         lambda rng, m, scale, nu: m + scale * rng.standard_t(nu, size=np.shape(m)),
+        lambda m, scale, nu: scale,
+        _student_t_information,
     ),
     "negative_binomial": Family(
         ("dispersion",),
         _negative_binomial,
         lambda rng, m, r: rng.poisson(rng.gamma(r, np.maximum(m, 0) / r)).astype(float),
+        lambda m, r: apply("sqrt", m + m * m / r),
+        lambda m, r: {(0, 0): r / (m * (m + r)), (1, 1): None},
     ),
 }
 
@@ -98,6 +128,25 @@ class Noise:
         log = self.transformation
         jacobian = apply("log", measurement) + (math.log(math.log(10)) if log == "log10" else 0.0)
         return family.log_density(apply(log, measurement), apply(log, prediction), *settings) - jacobian
+
+    def residual(self, measurement: Expr, prediction: Expr, *settings: Expr) -> Expr:
+        """Return how far a measurement is from its prediction, on the transformation, beside the noise's scale."""
+        measurement, prediction = self._transformed(measurement), self._transformed(prediction)
+        return (measurement - prediction) / FAMILIES[self.family].scale(prediction, *settings)
+
+    def information(self, prediction: Expr, *settings: Expr) -> dict[tuple[int, int], Expr | None]:
+        """Return the Fisher information of a measurement about its prediction (0) and the settings (1, …), by place.
+
+        What is left out is 0 or follows from symmetry; None stands for what has no closed form.
+        """
+        entries = FAMILIES[self.family].information(self._transformed(prediction), *settings)
+        if self.transformation == "lin":
+            return entries
+        slope = 1 / (prediction * (math.log(10) if self.transformation == "log10" else 1.0))
+        return {place: None if entry is None else entry * slope ** place.count(0) for place, entry in entries.items()}
+
+    def _transformed(self, value: Expr) -> Expr:
+        return value if self.transformation == "lin" else apply(self.transformation, value)
 
     def draw(self, rng: np.random.Generator, prediction: Column, *settings: Column) -> Column:
         """Return draws of measurements around a prediction; NaN where the prediction has no such measurement."""

@@ -17,8 +17,9 @@ from kinbayes.model.model import Model
 from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
+from kinbayes.problem import residuals
 from kinbayes.problem.layout import layout
-from kinbayes.problem.likelihood import Declaration, Rows, refuse_equilibration
+from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_equilibration
 from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
 from kinbayes.problem.parameters import Box, Parameter
@@ -256,6 +257,37 @@ class Problem:
         prior, likelihood, prior_grad, likelihood_grad = (value[0] for value in values)
         return prior + likelihood, prior_grad + likelihood_grad
 
+    def residuals(self, u: Float[ArrayLike, " dim"]) -> Float[np.ndarray, " measurements"]:
+        """Return how far every measurement is from its prediction, in units of its noise and on its transformation.
+
+        That unit is the standard deviation for normal and negative binomial noise, else the scale.
+        """
+        rows = self._rows(u)
+        return residuals.residuals(self.observables, self.measurements, rows)
+
+    def residual_jacobian(self, u: Float[ArrayLike, " dim"]) -> Float[np.ndarray, "measurements dim"]:
+        """Return the derivatives of the residuals; zeros where the simulation fails."""
+        rows, slopes = self._rows(u), self._slopes(u)
+        return residuals.residual_jacobian(self.observables, self.measurements, rows, slopes)
+
+    def fisher(self, u: Float[ArrayLike, " dim"]) -> Float[np.ndarray, "dim dim"]:
+        """Return the expected Fisher information of the measurements about u; zeros where the simulation fails.
+
+        Raises
+        ------
+        ValueError
+            If a noise setting is estimated whose information has no closed form (degrees of freedom, dispersion).
+        """
+        rows, slopes = self._rows(u), self._slopes(u)
+        return residuals.fisher(self.observables, self.measurements, rows, slopes)
+
+    def _rows(self, u: Float[ArrayLike, " dim"]) -> Rows:
+        return Rows(*(part[0] for part in self.rows(np.asarray(u, dtype=float)[None])))
+
+    def _slopes(self, u: Float[ArrayLike, " dim"]) -> RowDerivatives:
+        found = self.row_derivatives(np.asarray(u, dtype=float)[None])
+        return RowDerivatives(*(part[0] for part in found))
+
     @property
     def batched(self) -> Batched:
         """The densities as functions of whole batches, bound to this problem's numbers."""
@@ -304,6 +336,13 @@ class Problem:
     def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
         """Return predictions, noise settings, log densities and statuses of a batch of vectors, (n, …) each."""
         return self._functions.rows(self._data, np.asarray(U, dtype=float))
+
+    def row_derivatives(self, U: Float[ArrayLike, "n dim"]) -> RowDerivatives:
+        """Return the derivatives of predictions, noise settings and log densities, (n, …, dim) each.
+
+        Where a simulation fails they are zero.
+        """
+        return self._functions.row_derivatives(self._smooth_data, np.asarray(U, dtype=float))
 
     def states(self, U: Float[ArrayLike, "n dim"]) -> Float[np.ndarray, "n lanes times states"]:
         """Return the states of every simulation (see `num_lanes`) at its own measured times, padded by the last."""
