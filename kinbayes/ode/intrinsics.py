@@ -170,52 +170,67 @@ def _stage_sums(width: int) -> Callable:
 
     base = y + sum_j a_j k_j and rhs = (sum_j c_j k_j) / h, with vectors of `width` numbers: a compiler that does not
     know that the arrays are apart would take them number by number. The newest stage is left to the model's own
-    function: so these sums are computed beside it, and only it is waited for.
+    function: so these sums are computed beside it, and only it is waited for. `method` are the coefficients a and c,
+    all rows of each: numbers in memory stay in registers over a loop, while constants are fetched at every turn.
     """
-    vector, word, fast = ir.VectorType(ir.DoubleType(), width), ir.IntType(64), ("contract",)
+    real, word, fast = ir.DoubleType(), ir.IntType(64), ("contract",)
+    vector = ir.VectorType(real, width)
 
     @intrinsic
-    def stage_sums(typing_context, stage, y, base, rhs, k, num, inverse_step):
+    def stage_sums(typing_context, stage, y, base, rhs, k, num, inverse_step, method):
         def generate(context, builder, signature, values):
-            stage, y, base, rhs, k, num, inverse_step = values
+            stage, y, base, rhs, k, num, inverse_step, method = values
 
             def place(array: ir.Value, at: ir.Value) -> ir.Value:
-                return builder.bitcast(builder.gep(array, [at], source_etype=ir.DoubleType()), vector.as_pointer())
+                return builder.bitcast(builder.gep(array, [at], source_etype=real), vector.as_pointer())
 
-            def sum_of(value: ir.Value | None, coefficients: Sequence[float], at: ir.Value) -> ir.Value | None:
-                for j, coefficient in enumerate(coefficients):
-                    if coefficient != 0.0:
-                        load = builder.load(place(k, builder.add(at, builder.mul(num, word(j)))), align=8, typ=vector)
-                        term = builder.fmul(ir.Constant(vector, [coefficient] * width), load, flags=fast)
-                        value = term if value is None else builder.fadd(value, term, flags=fast)
+            def known(row: Sequence[float], at: int) -> dict[int, ir.Value]:
+                """Return the coefficients of a row that are not 0, spread out."""
+                where = {
+                    j: builder.gep(method, [word(at + j)], source_etype=real) for j, x in enumerate(row) if x != 0.0
+                }
+                return {j: spread(builder.load(pointer, typ=real)) for j, pointer in where.items()}
+
+            def spread(number: ir.Value) -> ir.Value:
+                one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width))
+
+            def sum_of(value: ir.Value | None, factors: dict[int, ir.Value], stages: dict[int, ir.Value]) -> ir.Value:
+                for j, factor in factors.items():
+                    term = builder.fmul(factor, stages[j], flags=fast)
+                    value = term if value is None else builder.fadd(value, term, flags=fast)
                 return value
 
-            first = builder.insert_element(ir.Constant(vector, ir.Undefined), inverse_step, ir.IntType(32)(0))
-            scale = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width))
+            scale = spread(inverse_step)
             done = builder.append_basic_block("sums.done")
             choice = builder.switch(stage, done)
             for number in range(2, tableau.NUM_STAGES + 1):
-                # The last rows of A are the one before with a 1 for the newest stage: there the old base stands for y.
-                a = tableau.A[number, : number - 1] if number <= 6 else [0.0] * (number - 2) + [1.0]
-                c = tableau.C[number, : number - 1] if number < tableau.NUM_STAGES else []
                 block = builder.append_basic_block(f"sums.{number}")
                 choice.add_case(word(number), block)
                 builder.position_at_end(block)
+                # The last rows of A are the one before with a 1 for the newest stage: there the old base stands for y.
+                a = known(tableau.A[number, : number - 1], number * _STAGES) if number <= 6 else {}
+                c = known(tableau.C[number, : number - 1], (_STAGES + number) * _STAGES) if number < _STAGES else {}
                 with cgutils.for_range_slice(builder, word(0), num, word(width)) as (i, _):
+                    used = sorted({*a, *c, number - 2})
+                    at = {j: place(k, builder.add(i, builder.mul(num, word(j)))) for j in used}
+                    stages = {j: builder.load(pointer, align=8, typ=vector) for j, pointer in at.items()}
                     start = builder.load(place(y, i), align=8, typ=vector)
-                    builder.store(sum_of(start, a, i), place(base, i), align=8)
-                    added = sum_of(None, c, i)
+                    point = sum_of(start, a, stages) if a else builder.fadd(start, stages[number - 2])
+                    added = builder.fmul(sum_of(None, c, stages), scale, flags=fast) if c else None
+                    builder.store(point, place(base, i), align=8)
                     if added is not None:
-                        builder.store(builder.fmul(added, scale, flags=fast), place(rhs, i), align=8)
+                        builder.store(added, place(rhs, i), align=8)
                 builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(stage, y, base, rhs, k, num, inverse_step), generate
+        return types.void(stage, y, base, rhs, k, num, inverse_step, method), generate
 
     return stage_sums
 
 
+_STAGES = tableau.NUM_STAGES
 stage_sums, tangent_sums = _stage_sums(_HALF), _stage_sums(BLOCK)
 
 

@@ -149,14 +149,14 @@ def _initial_step(work, sizes, whole, num):
 
 
 @inline
-def _stages(code, work, whole, is_solved, m, ih):
+def _stages(code, work, whole, is_solved, m, ih, method):
     """Compute the stages of a step after the first; leave the new state but for the last stage in `work.u`."""
     k, base, rhs = work.stages, work.y, work.none
     for s in range(1, _NUM_STAGES):
         # Two halves of memory take turns: one is read here while the sums for the next stage are put into the other.
         half = (s + 1) % 2 * m
         next_base, next_rhs = plus(work.u, half), plus(work.rhs, half)
-        stage_sums(s + 1, base if s >= 6 else work.y, next_base, next_rhs, k, m, ih)
+        stage_sums(s + 1, base if s >= 6 else work.y, next_base, next_rhs, k, m, ih, method)
         work.newest[0] = _A[s, s - 1]
         work.newest[1] = ih * _C[s, s - 1]
         newest, out = plus(k, (s - 1) * m), plus(k, s * m)
@@ -352,7 +352,7 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
                 was_rejected = True
                 h *= 0.5
                 continue
-            _stages(code, work, whole, sizes.is_solved != 0, m, ih)
+            _stages(code, work, whole, sizes.is_solved != 0, m, ih, real.method)
             error, is_good = 0.0, True
             for i in range(num):
                 u[i] += last_stage[i]

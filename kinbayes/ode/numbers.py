@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from kinbayes.ode.tableau import NUM_STAGES
+from kinbayes.ode.tableau import NUM_STAGES, A, C
 
 
 class Ints(NamedTuple):
@@ -130,6 +130,7 @@ class DerivativeParts(NamedTuple):
 class Floats(NamedTuple):
     """Sections of real numbers; pointers to them inside the kernel."""
 
+    method: np.ndarray  # the coefficients A, then C, by rows
     tolerances: np.ndarray  # relative, absolute
     scale_factors: np.ndarray  # (dim,): d log(theta) / du, or 0 for a linear scale
     input_constant: np.ndarray  # (lanes, inputs)
@@ -282,6 +283,7 @@ NUM_LANE_COLUMNS = len(LaneColumns._fields)
 NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 
+METHOD = np.stack([A, C])
 NO_DERIVATIVES = DerivativeInts()
 
 

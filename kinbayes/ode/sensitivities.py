@@ -60,7 +60,7 @@ _FIRST = len(Ints._fields)  # of the sections for derivatives
 
 
 @jit
-def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, pattern, ih, num, rtol):
+def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, pattern, ih, num, rtol, method):
     """Compute the tangents at the end of a step that the states have made; return their error."""
     size, m, error = n * BLOCK, (n + BLOCK - 1) // BLOCK * BLOCK, 0.0
     stage_points(work.y, work.stages, n, m, part.points, part.stages)
@@ -87,7 +87,7 @@ def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, 
             next_base, next_rhs = base, rhs
             if s > 0:
                 next_base, next_rhs = plus(part.base, half), plus(part.rhs, half)
-                tangent_sums(s + 1, base if s >= 6 else y, next_base, next_rhs, k, size, ih)
+                tangent_sums(s + 1, base if s >= 6 else y, next_base, next_rhs, k, size, ih, method)
                 newest = plus(k, (s - 1) * size)
                 part.newest[0], part.newest[1] = _A[s, s - 1], ih * _C[s, s - 1]
             out = plus(k, s * size)
@@ -300,6 +300,7 @@ def _derivatives(sources: int):
                 a + 0.0 * sources,
                 n - sizes.has_time,
                 real.tolerances[0],
+                real.method,
             )
         elif event == OBSERVE:
             first = own.lane_tangents[lane]

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.model import Model
 from kinbayes.ode import native
-from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, offsets, pack, parts
+from kinbayes.ode.numbers import METHOD, Floats, Ints, Numbers, Sizes, offsets, pack, parts
 from kinbayes.ode.status import Status
 from kinbayes.ode.tolerances import check_tolerances
 
@@ -147,5 +147,5 @@ def _numbers(
         parts=at[:-1],
     )
     values = np.array(given)
-    floats = Floats(np.array(tolerances), none, values, none, values, none, times, none)
+    floats = Floats(METHOD, np.array(tolerances), none, values, none, values, none, times, none)
     return Numbers(code.addresses, *pack(ints, floats))

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kinbayes.model.codegen import to_jax
-from kinbayes.model.expressions import apply, symbol
+from kinbayes.model.expressions import Expr, apply, symbol
 from kinbayes.problem import priors
 from kinbayes.problem.parameters import LOG_FACTORS, Parameter
 
@@ -81,19 +81,21 @@ def prior_function(found: Sequence[Form | None]) -> Callable:
     return evaluate
 
 
+def density(form: Form, u: Expr, settings: Sequence[Expr]) -> Expr:
+    """Return one prior's log density with respect to du, its truncation aside."""
+    family, _, on, scale = form
+    if on == "scaled" or scale == "lin":
+        return family.log_density(u, *settings)
+    factor = LOG_FACTORS[scale]
+    log_theta = u * factor
+    return family.log_density(apply("exp", log_theta), *settings) + log_theta + np.log(factor).item()
+
+
 def _term(form: Form) -> Callable:
     """Return the JAX function of one prior's log density in u, its truncation aside."""
-    family, num_settings, on, scale = form
     u = symbol("u")
-    settings = [symbol(f"setting {k}") for k in range(num_settings)]
-    names = ["u", *(s.value for s in settings)]
-    if on == "scaled" or scale == "lin":
-        density = family.log_density(u, *settings)
-    else:
-        factor = LOG_FACTORS[scale]
-        log_theta = u * factor
-        density = family.log_density(apply("exp", log_theta), *settings) + log_theta + np.log(factor).item()
-    return to_jax([density], names)
+    settings = [symbol(f"setting {k}") for k in range(form.num_settings)]
+    return to_jax([density(form, u, settings)], ["u", *(s.value for s in settings)])
 
 
 def _log_mass(parameter: Parameter) -> float:

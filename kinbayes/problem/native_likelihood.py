@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from kinbayes.model.expressions import ZERO
 from kinbayes.ode import native
-from kinbayes.ode.numbers import Floats, Ints, Numbers, Sizes, offsets, pack, parts, section
+from kinbayes.ode.numbers import METHOD, Floats, Ints, Numbers, Sizes, offsets, pack, parts, section
 from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source
@@ -89,6 +89,7 @@ def sections(
         parts=at[:-1],
     )
     floats = Floats(
+        method=METHOD,
         tolerances=np.array([data.rtol, data.atol]),
         scale_factors=np.array([LOG_FACTORS.get(scale, 0.0) for scale in likelihood.scales]),
         input_constant=np.asarray(data.inputs.constant).T,

@@ -43,7 +43,7 @@ class SamplerRun(NamedTuple):
     info
         The sampler's statistics by name, (chains, draws) each.
     state
-        The sampler's state after the last step.
+        The sampler's state after the last step; None for a run that cannot be continued.
     diagnostics
         Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws.
     iterations
@@ -60,7 +60,7 @@ class SamplerRun(NamedTuple):
     log_prior: Float[np.ndarray, "chains draws"]
     log_likelihood: Float[np.ndarray, "chains draws"]
     info: dict[str, np.ndarray]
-    state: SamplerState
+    state: SamplerState | None
     diagnostics: tuple[Diagnostics, ...]
     iterations: int
     num_steps: int
@@ -210,10 +210,10 @@ def run_sampler(
         else:
             jax.tree.map(lambda whole, part: _write(whole, part, done), store, draws)
             run = run._replace(seconds_draws=run.seconds_draws + seconds, **_first(store, done))
-            run = _judged(run, JUDGING_GROWTH) if done % chunk == 0 else run
+            run = judged(run, JUDGING_GROWTH) if done % chunk == 0 else run
         return SamplerProgress(phase, done, last - first, draws["info"], run)
 
-    return _judged(_driven(begun, piece, on_chunk, chunk), 1.0)
+    return judged(_driven(begun, piece, on_chunk, chunk), 1.0)
 
 
 def run_optimizer(
@@ -321,12 +321,7 @@ def _inside(points, lower, upper, *, or_on: bool = False) -> Float[Array, "n dim
 
 def _begun(state: SamplerState) -> SamplerRun:
     """Make a run of no draws, after a check that every chain can move."""
-    fails = np.flatnonzero(~np.isfinite(log_density(state.log_prior, state.log_likelihood)))
-    if fails.size:
-        raise ValueError(
-            f"chains {fails.tolist()} start where the density is zero or not finite: start them where the "
-            "prior is positive and the model can be simulated"
-        )
+    refuse_starts(np.asarray(log_density(state.log_prior, state.log_likelihood)))
     chains, dim = state.position.shape
     return SamplerRun(
         position=np.zeros((chains, 0, dim)),
@@ -341,6 +336,22 @@ def _begun(state: SamplerState) -> SamplerRun:
         seconds_draws=0.0,
         stopped="",
     )
+
+
+def refuse_starts(log_densities: Float[np.ndarray, " chains"]) -> None:
+    """Check that every chain can move.
+
+    Raises
+    ------
+    ValueError
+        If a log density is not finite.
+    """
+    fails = np.flatnonzero(~np.isfinite(log_densities))
+    if fails.size:
+        raise ValueError(
+            f"chains {fails.tolist()} start where the density is zero or not finite: start them where the "
+            "prior is positive and the model can be simulated"
+        )
 
 
 def _store(run: SamplerRun, shapes: PyTree, num_draws: int) -> PyTree:
@@ -365,7 +376,7 @@ def _first(store: PyTree, num_draws: int) -> PyTree:
     return jax.tree.map(lambda whole: whole[:, :num_draws], store)
 
 
-def _judged(run: SamplerRun, growth: float) -> SamplerRun:
+def judged(run: SamplerRun, growth: float) -> SamplerRun:
     """Judge convergence, if there are `growth` times as many draws as when it was judged last."""
     draws = run.position.shape[1]
     judged = run.diagnostics[-1].num_draws if run.diagnostics else -1

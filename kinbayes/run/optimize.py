@@ -85,8 +85,10 @@ def optimize(
             seed=seed,
             on_chunk=display and display.update,
         )
-    order = np.argsort(run.loss, kind="stable")
-    found = problem.evaluate(run.position[order])
+    # The losses came with gradients, in whose steps the errors of the sensitivities have a say: they differ a little.
+    found = problem.evaluate(run.position)
+    order = np.argsort(-(found.log_likelihood + found.log_prior), kind="stable")
+    log_likelihood, log_prior = found.log_likelihood[order], found.log_prior[order]
     attrs = record.attributes(
         problem,
         algorithm=optimizer,
@@ -103,9 +105,9 @@ def optimize(
         record.parameter_table(problem),
         record.measurement_table(problem),
         estimates=natural(run.position[order], problem.scale),
-        log_density=found.log_likelihood + found.log_prior,
-        log_likelihood=found.log_likelihood,
-        log_prior=found.log_prior,
+        log_density=log_likelihood + log_prior,
+        log_likelihood=log_likelihood,
+        log_prior=log_prior,
         converged=run.converged[order],
         history={"log_density": -run.history},
         attrs=attrs,

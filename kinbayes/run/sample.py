@@ -1,8 +1,9 @@
 """Sampling a posterior: starts, the run, and its result."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 from jax.tree_util import Partial
@@ -17,11 +18,16 @@ from kinbayes.results.store import InferenceData
 from kinbayes.results.summary import converged
 from kinbayes.run import record
 from kinbayes.run.driver import SamplerRun, run_sampler
+from kinbayes.run.pieces import Settings
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.run.settings import checked_settings
 from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Target
+from kinbayes.samplers.nutpie import start_chain
+
+BACKENDS = ("nutpie", "numpyro")  # of nuts
+_FIXED = ("target", "start", "num_warmup", "num_draws", "seed")  # arguments of samplers that are no settings
 
 
 def sample(
@@ -54,7 +60,9 @@ def sample(
         Where chains start: `prior` (draws of the prior), `nominal`, the result of `optimize` (prior draws, pulled
         nine tenths of the way to the best mode), or scaled vectors (chains, dim).
     settings
-        Settings of the sampler, by name; see its docstring.
+        Settings of the sampler, by name; see its docstring. `nuts` has one more, `backend`: `nutpie`, which calls the
+        native engine without Python (the default with that engine; its settings are those of
+        `kinbayes.samplers.nutpie.start_chain`), or `numpyro`, which runs on either engine.
     progress
         Whether to show a progress bar.
 
@@ -79,8 +87,7 @@ def sample(
     began = time.perf_counter()
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; choose from {sorted(SAMPLERS)}")
-    factory = SAMPLERS[sampler]
-    pairs = checked_settings(sampler, factory, settings or {}, fixed=("target", "num_warmup"))
+    pairs = _settings(problem, sampler, settings or {})
     improper = [p.name for p in problem.estimated if not p.is_proper]
     if improper:
         raise ParameterError(
@@ -94,16 +101,8 @@ def sample(
     rng = np.random.default_rng(seed)
     start, said = chain_starts(problem, initial, chains, rng)
     with ProgressDisplay() if progress else nullcontext() as display:
-        run = run_sampler(
-            target(problem),
-            factory,
-            pairs,
-            initial=start,
-            num_warmup=warmup,
-            num_draws=draws,
-            seed=seed,
-            on_chunk=display and display.update,
-        )
+        lengths = {"num_warmup": warmup, "num_draws": draws, "seed": seed}
+        run = _runner(problem, sampler, dict(pairs))(initial=start, on_chunk=display and display.update, **lengths)
     if run.position.shape[1] == 0:
         raise RuntimeError(f"the run was {run.stopped} in its warmup, so there are no draws to keep")
     idata = _result(problem, run, rng)
@@ -143,6 +142,33 @@ def target(problem: Problem) -> Target:
         Partial(constrain, box),
         Partial(unconstrain, box),
     )
+
+
+def _settings(problem: Problem, sampler: str, given: Mapping[str, object]) -> Settings:
+    """Return all settings, defaults included; for `nuts` the first is the backend that runs it."""
+    if sampler != "nuts":
+        return checked_settings(sampler, SAMPLERS[sampler], given, fixed=_FIXED)
+    own = dict(given)
+    is_native = problem.engine == "native"
+    backend = own.pop("backend", "nutpie" if is_native else "numpyro")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r} of 'nuts'; choose from {list(BACKENDS)}")
+    if backend == "nutpie" and not is_native:
+        raise ValueError(f"nutpie calls the native engine, and this problem's is {problem.engine!r}: use 'numpyro'")
+    factory = start_chain if backend == "nutpie" else SAMPLERS[sampler]
+    return (("backend", backend), *checked_settings(sampler, factory, own, fixed=_FIXED))
+
+
+def _runner(problem: Problem, sampler: str, settings: dict[str, object]) -> Callable[..., SamplerRun]:
+    """Return the function that runs a sampler, once it is told where to start and how long to run."""
+    backend = settings.pop("backend", None)
+    pairs = tuple(settings.items())
+    if backend != "nutpie":
+        return partial(run_sampler, target(problem), SAMPLERS[sampler], pairs)
+    from kinbayes.problem.native_posterior import native_posterior  # numba, which takes a while to load
+    from kinbayes.run.background import run_chains
+
+    return partial(run_chains, native_posterior(problem.estimated, problem.gradient_numbers), pairs)
 
 
 def _result(problem: Problem, run: SamplerRun, rng: np.random.Generator) -> InferenceData:
