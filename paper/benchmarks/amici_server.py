@@ -1,10 +1,11 @@
-"""Answer for AMICI in side-by-side timings: compile a PEtab problem, and tell what one log likelihood costs.
+"""Answer for AMICI in side-by-side timings: compile a PEtab problem, tell what a log likelihood or its gradient costs.
 
 Runs with the interpreter of an environment that has AMICI and pyPESTO, one JSON object a line in and out::
 
     python amici_server.py --models FOLDER
     {"do": "load", "problem": "boehm.yaml"}
     {"do": "time", "rtol": 1e-8, "atol": 1e-8, "u": [-1.57, ...], "calls": 100}
+    {"do": "time_gradient", "method": "adjoint", "rtol": 1e-8, "atol": 1e-8, "u": [-1.57, ...], "calls": 100}
 
 Everything else that AMICI prints goes to stderr. FOLDER keeps what is compiled for the next run.
 """
@@ -108,7 +109,7 @@ def load(path: Path, models: Path) -> tuple[Loaded, dict]:
     return Loaded(problem, objective, creator.create_edatas(model)), answer
 
 
-def timings(loaded: Loaded, *, rtol: float, atol: float, u: list[float], calls: int) -> dict:
+def timings(loaded: Loaded, *, rtol: float, atol: float, u: list[float], calls: int, method: str | None = None) -> dict:
     """Measure one log likelihood at a point: AMICI's compiled part alone, and a call of pyPESTO's objective.
 
     Parameters
@@ -116,15 +117,19 @@ def timings(loaded: Loaded, *, rtol: float, atol: float, u: list[float], calls: 
     loaded
         The compiled problem.
     rtol, atol
-        Tolerances of CVODES. Those of steady states follow from them.
+        Tolerances of CVODES. Those of steady states follow from them, and so do those of sensitivities and of the
+        adjoint state; the adjoint's quadratures keep AMICI's own.
     u
         Estimated parameters on their PEtab scales, shape ``(parameters,)``.
     calls
-        Calls whose mean is one measurement; the smallest of five counts.
+        Calls whose mean is one measurement; the smallest of five counts. With 0 nothing is measured.
+    method
+        "forward" or "adjoint", to measure the log likelihood with its gradient; without a gradient by default.
 
     Returns
     -------
-    ``log_likelihood``, and wall seconds a call: ``seconds_solver`` and ``seconds_objective``.
+    ``log_likelihood``; with a method, ``gradient``, that of the log likelihood with respect to u; and wall seconds a
+    call, where they are measured: ``seconds_solver`` and ``seconds_objective``.
 
     Raises
     ------
@@ -134,14 +139,18 @@ def timings(loaded: Loaded, *, rtol: float, atol: float, u: list[float], calls: 
     problem, objective, experiments = loaded
     if len(u) != len(problem.x_free_ids):
         raise ValueError(f"u has {len(u)} values; the problem has {len(problem.x_free_ids)} estimated parameters")
-    if calls < 1:
-        raise ValueError(f"calls is {calls}; at least 1 is needed")
+    if calls < 0:
+        raise ValueError(f"calls is {calls}; at least 0 are needed")
+    if method not in (None, "forward", "adjoint"):
+        raise ValueError(f"method is {method!r}; choose forward or adjoint")
     point = np.asarray(u, dtype=float)
-    solver = objective.amici_solver
+    solver, orders = objective.amici_solver, (0, 1) if method else (0,)
     solver.set_relative_tolerance(rtol)
     solver.set_absolute_tolerance(atol)
+    if method:
+        solver.set_sensitivity_method(getattr(compiled.SensitivityMethod, method))
     # The objective asks for the same two at each of its calls
-    solver.set_sensitivity_order(compiled.SensitivityOrder.none)
+    solver.set_sensitivity_order(compiled.SensitivityOrder(max(orders)))
     solver.set_return_data_reporting_mode(compiled.RDataReporting.likelihood)
     fill_in_parameters(
         edatas=experiments,
@@ -162,13 +171,16 @@ def timings(loaded: Loaded, *, rtol: float, atol: float, u: list[float], calls: 
             status = amici.sim.sundials.simulation_status_to_str(result.status)
             raise RuntimeError(f"AMICI gave up at condition {result.id!r}, rtol {rtol}, atol {atol}: {status}")
     log_likelihood = sum(result.llh for result in results)
-    of_objective = -objective(point)
+    found = objective(point, sensi_orders=orders)
+    of_objective = -(found[0] if method else found)
     if not math.isclose(log_likelihood, of_objective, rel_tol=1e-9):
         raise RuntimeError(f"log likelihood {log_likelihood} of AMICI is not pyPESTO's {of_objective}")
-    return {
-        "log_likelihood": log_likelihood,
+    answer = {"log_likelihood": log_likelihood} | ({"gradient": (-found[1]).tolist()} if method else {})
+    if not calls:
+        return answer
+    return answer | {
         "seconds_solver": seconds_a_call(simulate, calls),
-        "seconds_objective": seconds_a_call(lambda: objective(point), calls),
+        "seconds_objective": seconds_a_call(lambda: objective(point, sensi_orders=orders), calls),
     }
 
 
@@ -202,8 +214,15 @@ def serve(requests: IO[str], models: Path) -> None:
                     if loaded is None:
                         raise ValueError("no problem is loaded: ask for one with do = load first")
                     answer = timings(loaded, rtol=rtol, atol=atol, u=u, calls=calls)
+                case {"do": "time_gradient", "method": method, "rtol": rtol, "atol": atol, "u": u, "calls": calls}:
+                    if loaded is None:
+                        raise ValueError("no problem is loaded: ask for one with do = load first")
+                    answer = timings(loaded, rtol=rtol, atol=atol, u=u, calls=calls, method=method)
                 case request:
-                    raise ValueError(f"cannot do {request!r}; choose load (problem) or time (rtol, atol, u, calls)")
+                    raise ValueError(
+                        f"cannot do {request!r}; choose load (problem), time (rtol, atol, u, calls) or time_gradient "
+                        "(method and the same)"
+                    )
             reply = json.dumps({"ok": True, **answer}, allow_nan=False)
         except Exception as error:  # whatever AMICI raises is an answer here, and the next request gets its own
             traceback.print_exc()

@@ -54,23 +54,32 @@ class Amici:
             raise RuntimeError(f"AMICI cannot load {path}: {answer['error']}")
         return answer
 
-    def contestant(self, u: np.ndarray, tolerance: float, *, seconds: float = 0.02) -> Contestant:
-        """Return a contestant that has AMICI time itself at a vector in AMICI's order."""
+    def contestant(self, u: np.ndarray, tolerance: float, *, method: str = "", seconds: float = 0.02) -> Contestant:
+        """Return a contestant that has AMICI time itself at a vector in AMICI's order; with a gradient by a method."""
         request = {"do": "time", "rtol": tolerance, "atol": tolerance, "u": u.tolist()}
+        name = "amici"
+        if method:
+            request |= {"do": "time_gradient", "method": method}
+            name = f"amici_{method}"
         first = self.ask(**request, calls=1)
         # The server measures both times five times over.
         calls = max(1, int(seconds / (5 * (first["seconds_solver"] + first["seconds_objective"]))))
 
         def play() -> dict[str, float]:
             answer = self.ask(**request, calls=calls)
-            return {"amici_solver": answer["seconds_solver"], "amici_objective": answer["seconds_objective"]}
+            return {f"{name}_solver": answer["seconds_solver"], f"{name}_objective": answer["seconds_objective"]}
 
         return play
 
     def log_likelihood(self, u: np.ndarray, tolerance: float) -> float:
         """Return the log likelihood, or NaN where AMICI gives up."""
-        answer = self.ask(do="time", rtol=tolerance, atol=tolerance, u=u.tolist(), calls=1)
+        answer = self.ask(do="time", rtol=tolerance, atol=tolerance, u=u.tolist(), calls=0)
         return answer["log_likelihood"] if answer["ok"] else np.nan
+
+    def gradient(self, u: np.ndarray, tolerance: float, method: str) -> np.ndarray:
+        """Return the gradient by a method, or NaN where AMICI gives up."""
+        answer = self.ask(do="time_gradient", method=method, rtol=tolerance, atol=tolerance, u=u.tolist(), calls=0)
+        return np.array(answer["gradient"]) if answer["ok"] else np.full(len(u), np.nan)
 
 
 def errors(log_likelihood: Callable[[float], float], reference: float) -> dict[float, float]:

@@ -21,7 +21,7 @@ import kinbayes as kb
 from kinbayes.model.codegen import program
 from kinbayes.model.llvm import Function, machine_code
 from kinbayes.ode import bridges, intrinsics, native, tableau
-from kinbayes.ode.numbers import NUM_CODE, Code, Numbers
+from kinbayes.ode.numbers import METHOD, NUM_CODE, Code, Numbers, padded
 from kinbayes.problem import native_likelihood
 
 _ARITHMETIC = frozenset(("add", "sub", "mul", "div", "sqrt"))
@@ -104,10 +104,10 @@ def functions(problem: kb.Problem) -> dict[str, Function]:
     return {f.name: f for f in found}
 
 
-def _sum_flops(padded: int) -> int:
+def _sum_flops(width: int) -> int:
     a = sum(np.count_nonzero(tableau.A[s, : s - 1]) for s in range(2, 7)) + 2
     c = sum(np.count_nonzero(tableau.C[s, : s - 1]) for s in range(2, tableau.NUM_STAGES))
-    return 2 * int(a + c) * padded
+    return 2 * int(a + c) * width
 
 
 # ---- what it takes
@@ -130,11 +130,11 @@ def _repeat_stages(address, base, rhs, stages, coefficients, constants, factors,
             intrinsics.call(address, (base, rhs, newest, own, constants, factors, out))
 
 
-@numba.cfunc(types.void(*[_pointer] * 4, types.int64, types.int64))
-def _repeat_sums(y, base, rhs, k, num, count):
+@numba.cfunc(types.void(*[_pointer] * 5, types.int64, types.int64))
+def _repeat_sums(y, base, rhs, k, method, num, count):
     for _ in range(count):
         for stage in range(2, tableau.NUM_STAGES + 1):
-            intrinsics.stage_sums(stage, y, base, rhs, k, num, 1.0)
+            intrinsics.stage_sums(stage, y, base, rhs, k, num, 1.0, method)
 
 
 def _caller(packed: Numbers) -> Callable[..., Callable[[], None]]:
@@ -163,11 +163,11 @@ def parts(problem: kb.Problem, peak: Mapping[int, float], *, rounds: int) -> lis
     sizes = packed.sizes
     if not sizes.is_solved:
         raise ValueError(f"{problem.name} is solved by loops; choose a problem with straight-line code")
-    padded = -(-sizes.states // intrinsics.WIDTH) * intrinsics.WIDTH
+    width = padded(sizes.states)
     full = lambda size: np.full(max(size, 1), _VALUE)  # noqa: E731
-    y, f, constants, jacobian, factors = map(full, (padded, padded, sizes.constants, sizes.entries, sizes.factors))
-    rhs, out, base, weights = (full(2 * padded) for _ in range(4))
-    stages, summed, row = full(8 * padded), full(8 * padded), full(sizes.columns)
+    y, f, constants, jacobian, factors = map(full, (width, width, sizes.constants, sizes.entries, sizes.factors))
+    rhs, out, base, weights = (full(2 * width) for _ in range(4))
+    stages, summed, row = full(8 * width), full(8 * width), full(sizes.columns)
     # The shift of a mean step: with one far off, solutions would be denormal numbers, which are slow.
     lanes = native.simulated(packed, u[None]).lanes
     steps = int(lanes.steps.sum())
@@ -189,12 +189,12 @@ def parts(problem: kb.Problem, peak: Mapping[int, float], *, rounds: int) -> lis
     for k in range(sizes.observables):
         call = caller(NUM_CODE + k, y, constants, arguments_, row)
         contestants.append(clock(f"observe{k}", call, units=_REPEATS))
-    sums, stage = _from_python(_repeat_sums, 6), _from_python(_repeat_stages, 9)
-    pointers = [array.ctypes.data for array in (y, base, rhs, summed)]
-    contestants.append(clock("sums", lambda: sums(*pointers, padded, _REPEATS), units=_REPEATS))
-    arrays = (y, full(padded), stages, coefficients, constants, factors)
+    sums, stage = _from_python(_repeat_sums, 7), _from_python(_repeat_stages, 9)
+    pointers = [array.ctypes.data for array in (y, base, rhs, summed, METHOD)]
+    contestants.append(clock("sums", lambda: sums(*pointers, width, _REPEATS), units=_REPEATS))
+    arrays = (y, full(width), stages, coefficients, constants, factors)
     at_stage = [int(packed.code[at["stage"]]), *(array.ctypes.data for array in arrays)]
-    contestants.append(clock("seven stages", lambda: stage(*at_stage, padded, _REPEATS), units=_REPEATS))
+    contestants.append(clock("seven stages", lambda: stage(*at_stage, width, _REPEATS), units=_REPEATS))
     alone = bridges.host_log_likelihood(packed)
     contestants.append(clock("whole", lambda: alone(u)))
     seconds = fastest(contestants, rounds=rounds)
@@ -211,7 +211,7 @@ def parts(problem: kb.Problem, peak: Mapping[int, float], *, rounds: int) -> lis
     own = {"first solve": "solve", "seven stages": "stage"}
     work = {name: operations(code[own.get(name, name)]) for name in times if own.get(name, name) in code}
     work["seven stages"] = tuple(7 * count for count in work["seven stages"])
-    work["sums"] = (_sum_flops(padded), 0)
+    work["sums"] = (_sum_flops(width), 0)
     observed = [operations(code[f"observe{k}"]) for k in range(len(rows_of))]
     work["observables"] = tuple(
         round(sum(count * part[j] for count, part in zip(rows_of, observed, strict=True)) / steps) for j in range(2)

@@ -157,9 +157,9 @@ def calls(problem: kb.Problem, *, rounds: int, count: int) -> list[dict[str, obj
 AFTER_IMPORT = ("load_formats", "load_engine", "read", "compile", "first_call")
 
 
-def first(path: Path, *, rounds: int) -> list[dict[str, object]]:
-    """Return the parts of the first log likelihood: the very first on a machine, and with numba's cache."""
-    command = [sys.executable, str(ROOT / "paper" / "benchmarks" / "first_call.py"), str(path)]
+def first(path: Path, *, rounds: int, call: str = "log_likelihood") -> list[dict[str, object]]:
+    """Return the parts of the first call of a problem's function: the very first on a machine, with numba's cache."""
+    command = [sys.executable, str(ROOT / "paper" / "benchmarks" / "first_call.py"), str(path), call]
     found: dict[str, list[dict]] = {"empty": [], "filled": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
