@@ -346,11 +346,13 @@ def finish_tangents(typing_context, work, block, num, all_states, rtol):
                 square = builder.fmul(error, error, flags=fast)
                 builder.store(builder.fadd(builder.load(squares), square, flags=fast), squares)
         found = builder.load(squares)
-        largest = builder.extract_element(found, lane(0))
-        for j in range(1, BLOCK):
-            other = builder.extract_element(found, lane(j))
-            # Not a maximum: what is no number is the largest.
-            largest = builder.select(builder.fcmp_ordered(">=", largest, other), largest, other)
+        first, *others = (builder.extract_element(found, lane(j)) for j in range(BLOCK))
+        largest = total = first
+        for other in others:
+            largest = builder.select(builder.fcmp_ordered(">", other, largest), other, largest)
+            total = builder.fadd(total, other)
+        # What is no number makes the sum none; a maximum would pass it over.
+        largest = builder.select(builder.fcmp_ordered("ord", total, total), largest, total)
         return largest
 
     return types.float64(work, block, num, all_states, rtol), generate

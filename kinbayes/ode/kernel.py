@@ -57,7 +57,7 @@ from kinbayes.ode.status import Status
 
 _ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)
 
-_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES, _, _, _ = range(NUM_CODE)
+_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES, _, _, _, _ = range(NUM_CODE)
 _GAMMA = tableau.GAMMA
 _A, _C, _H = tableau.A, tableau.C, tableau.H
 _NUM_STAGES = tableau.NUM_STAGES
@@ -228,7 +228,7 @@ def _segment(code, work, sizes, t, end):
     return stop
 
 
-@jit
+@inline
 def _differentiate(event, task, at, is_equilibration, a):
     """Let the loops of derivatives do their part, where derivatives are wanted."""
     if task.is_wanted:
@@ -312,8 +312,8 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
         for i in range(n):
             y[i] = u[i]
         _differentiate(ADVANCE, task, at, is_equilibration, t)
-        if is_steady and task.is_wanted:
-            is_steady = _come_to_rest(code, whole, work, task, m, h)
+        if is_steady and task.is_wanted and not _come_to_rest(code, whole, work, task, m, h):
+            return total, _NO_STEADY_STATE, t, steps, rejected
         if is_steady or not t < end:
             status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
             return total, status, t, steps, rejected

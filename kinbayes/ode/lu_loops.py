@@ -10,6 +10,7 @@ from jaxtyping import Int
 from numba import types
 
 from kinbayes.ode.intrinsics import compiled
+from kinbayes.ode.numbers import WIDTH
 from kinbayes.ode.sparse_lu import IndexedLU
 
 _ONE = np.uint64(1)  # beside an unsigned number only an unsigned one stays whole
@@ -89,6 +90,33 @@ def indexed_solve(rhs, factors, solution, pattern):
 
 
 @_compiled
+def indexed_solve_block(block, factors, scratch, pattern):
+    """Set every right-hand side of a block (size, WIDTH) to its solution; the scratch is as large."""
+    size, num_entries, num_factors = pattern[0], pattern[1], pattern[2]
+    numbers = numba.carray(pattern, 2 * _SIZES + 4 * size + 3 * num_entries + num_factors)
+    order = numbers[_SIZES : _SIZES + size]
+    behind = _SIZES + 2 * size + 1 + 3 * num_entries
+    start, pivot = numbers[behind : behind + size + 1], numbers[behind + size + 1 : behind + 2 * size + 1]
+    columns = numbers[behind + 2 * size + 1 : behind + 2 * size + 1 + num_factors]
+    memory = numba.carray(factors, num_factors + size)
+    given, x = numba.carray(block, (size, WIDTH)), numba.carray(scratch, (size, WIDTH))
+    for i in range(size):
+        for c in range(WIDTH):
+            x[i, c] = given[order[i], c]
+        for p in range(start[i], pivot[i]):
+            for c in range(WIDTH):
+                x[i, c] -= memory[p] * x[columns[p], c]
+    for back in range(size):
+        i = size - _ONE - back
+        for p in range(pivot[i] + _ONE, start[i + _ONE]):
+            for c in range(WIDTH):
+                x[i, c] -= memory[p] * x[columns[p], c]
+        for c in range(WIDTH):
+            x[i, c] *= memory[pivot[i]]
+            given[order[i], c] = x[i, c]
+
+
+@_compiled
 def dense_factor(shift, jac, factors, pattern):
     """Set the factors to those of shift I - J with partial pivoting, row by row, and the exchanges of rows."""
     size, num_entries = np.int64(pattern[0]), np.int64(pattern[1])
@@ -150,3 +178,28 @@ def dense_solve(rhs, factors, solution, pattern):
         for j in range(row.size):
             total -= row[j] * after[j]
         x[i] = total * a[i, i]
+
+
+@_compiled
+def dense_solve_block(block, factors, scratch, pattern):
+    """Set every right-hand side of a block (size, WIDTH) to its solution; no scratch is needed."""
+    size = np.int64(pattern[0])
+    a = numba.carray(factors, (size, size))
+    pivots = numba.carray(factors, size * size + size)[size * size :]
+    x = numba.carray(block, (size, WIDTH))
+    for i in range(size):
+        place = np.int64(pivots[i])
+        for c in range(WIDTH):
+            held = x[place, c]
+            x[place, c] = x[i, c]
+            x[i, c] = held
+        for j in range(i):
+            for c in range(WIDTH):
+                x[i, c] -= a[i, j] * x[j, c]
+    for back in range(size):
+        i = size - 1 - back
+        for j in range(i + 1, size):
+            for c in range(WIDTH):
+                x[i, c] -= a[i, j] * x[j, c]
+        for c in range(WIDTH):
+            x[i, c] *= a[i, i]

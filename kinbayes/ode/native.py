@@ -170,11 +170,13 @@ def _linear_solver(jacobian: SparseJacobian, size: int) -> _Solver:
     from kinbayes.ode import lu_loops  # compiled only where a model needs them
 
     if kind == "dense":
-        loops = {"factor": lu_loops.dense_factor.address, "solve": lu_loops.dense_solve.address}
-        return _Solver(None, (), loops, lu_loops.dense_pattern(size, rows, columns), size * size + size)
-    plan = indexed_lu(size, jacobian.rows, jacobian.columns)
-    loops = {"factor": lu_loops.indexed_factor.address, "solve": lu_loops.indexed_solve.address}
-    return _Solver(None, (), loops, lu_loops.indexed_pattern(plan), plan.columns.size + size)
+        pattern, num_factors = lu_loops.dense_pattern(size, rows, columns), size * size + size
+    else:
+        plan = indexed_lu(size, jacobian.rows, jacobian.columns)
+        pattern, num_factors = lu_loops.indexed_pattern(plan), plan.columns.size + size
+    names = ("factor", "solve", "solve_block")
+    loops = {name: getattr(lu_loops, f"{kind}_{name}").address for name in names}
+    return _Solver(None, (), loops, pattern, num_factors)
 
 
 def _stage_inputs(states: Sequence[str]) -> list[list[str]]:

@@ -119,7 +119,7 @@ class DerivativeParts(NamedTuple):
     base: int  # twice
     rhs: int  # twice
     newest: int  # the coefficients a and c / h of the newest stage
-    column: int  # twice the states
+    scratch: int  # of a block's solver
     y: int  # (blocks, states, WIDTH): tangents
     u: int  # the same at the end of the step
     observed: int  # the same at a time of the data
@@ -190,6 +190,7 @@ class Code(NamedTuple):
     # (base, rhs, newest tangent, tangent at the step's start, sources, a and c / h, constants, J, its derivative,
     # factors) -> the right-hand side for the tangent's stage; its solution already, where that is straight-line code
     tangent: int = 0
+    solve_block: int = 0  # (right-hand sides of a block, factors, scratch, pattern), where that is none
 
 
 # For what the kernel calls the loops of derivatives.
@@ -263,7 +264,7 @@ def derivative_parts(sizes: Sizes, own: DerivativeSizes) -> DerivativeParts:
         base=2 * n,
         rhs=2 * n,
         newest=2,
-        column=2 * sizes.states,
+        scratch=n,
         y=blocks * n,
         u=blocks * n,
         observed=blocks * n,

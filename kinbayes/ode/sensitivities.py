@@ -47,7 +47,7 @@ from kinbayes.ode.numbers import (
 )
 
 _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
-_SOLVE = Code._fields.index("solve")
+_LINEARIZE, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "solve_block"))
 _A, _C, _H, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.NUM_STAGES
 _LARGEST = 1e300
 _SAME_TIME = 1e-14
@@ -94,11 +94,12 @@ def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, 
             shared = (part.newest, work.constants, plus(part.slopes, s), plus(part.bends, s), work.factors)
             call(code[_TANGENT], (base, rhs, newest, y, plus(part.p, (b * _NUM_STAGES + s) * row), *shared, out))
             if not is_solved:
-                _solve(code, work, part.column, out, n, pattern)
+                call(code[_SOLVE_BLOCK], (out, work.factors, part.scratch, pattern))
             base, rhs = next_base, next_rhs
         last, u = plus(k, (_NUM_STAGES - 1) * size), plus(part.u, b * size)
         block = (base, last, y, plus(part.size, b * BLOCK), u)
-        error = max(error, finish_tangents((work.y, work.u, work.floors), block, num, n, rtol))
+        square = finish_tangents((work.y, work.u, work.floors), block, num, n, rtol)
+        error = max(error, square if square <= _LARGEST else math.inf)  # what is no number is too large
     return math.sqrt(error / num) if num > 0 else 0.0
 
 
@@ -113,17 +114,6 @@ def _is_at_rest(work, part, blocks, n, num, rtol):
                 most = work.floors[i] + rtol * max(abs(work.y[i]), theta * abs(part.u[x]))
                 is_at_rest = is_at_rest and theta * abs(part.u[x] - part.y[x]) <= _STEADY * most
     return is_at_rest
-
-
-@jit
-def _solve(code, work, column, block, n, pattern):
-    """Solve for every tangent of a block in its place."""
-    for j in range(BLOCK):
-        for i in range(n):
-            column[i] = block[i * BLOCK + j]
-        call(code[_SOLVE], (column, work.factors, plus(column, n), pattern))
-        for i in range(n):
-            block[i * BLOCK + j] = column[n + i]
 
 
 @jit
@@ -165,23 +155,33 @@ def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_res
 
 
 @jit
-def _jump(work, part, own, sizes, derivative_sizes, lane, tangent, t):
-    """Move the tangents over a switch: a later one keeps the old derivatives for longer.
+def _jump(code, work, part, own, sizes, derivative_sizes, lane, tangent, t):
+    """Move the tangents over the switches of a time: a later one keeps the old derivatives for longer.
 
-    Those before the switch are in `work.sum`.
+    Those that switch at once are turned back one after the other: each moves the tangents by what it alone changes.
     """
     n = sizes.states
     times = plus(work.constants, sizes.constants - 2 * sizes.switches)
-    first = -1
-    for q in range(derivative_sizes.switch_entries):
-        s = own.switch_numbers[q]
-        j = tangent[lane * sizes.inputs + own.switch_inputs[q]]
-        # Where several switch at once it is one time that they share.
-        if abs(times[s] - t) <= _SAME_TIME * t and (first < 0 or first == s):
-            first = s
-            for i in range(n if j >= 0 else 0):
-                move = (work.sum[i] - work.f[i]) * part.times[q]
-                part.y[(j // BLOCK * n + i) * BLOCK + j % BLOCK] += move
+    switches = plus(times, sizes.switches)
+    before, after = part.scratch, plus(part.scratch, n)
+    num_switches = sizes.switches if derivative_sizes.switch_entries > 0 else 0
+    for i in range(n):
+        after[i] = work.f[i]
+    for s in range(num_switches):
+        if abs(times[s] - t) <= _SAME_TIME * t:
+            switches[s] = 1.0 - switches[s]
+            # The factors are computed anew in every step; until then the Jacobian, which nobody wants, may lie there.
+            call(code[_LINEARIZE], (work.y, work.constants, before, work.factors))
+            for q in range(derivative_sizes.switch_entries):
+                j = tangent[lane * sizes.inputs + own.switch_inputs[q]]
+                for i in range(n if j >= 0 and own.switch_numbers[q] == s else 0):
+                    move = (before[i] - after[i]) * part.times[q]
+                    part.y[(j // BLOCK * n + i) * BLOCK + j % BLOCK] += move
+            for i in range(n):
+                after[i] = before[i]
+    for s in range(num_switches):
+        if abs(times[s] - t) <= _SAME_TIME * t:
+            switches[s] = 1.0 - switches[s]
 
 
 @inline
@@ -326,7 +326,7 @@ def _derivatives(sources: int):
             for x in range(blocks * n * BLOCK):
                 part.y[x] = part.u[x]
         elif event == JUMP:
-            _jump(work, part, own, sizes, derivative_sizes, lane, tangent, a)
+            _jump(code, work, part, own, sizes, derivative_sizes, lane, tangent, a)
         elif event == END and not is_null(gradient):
             _end(part, own, lane, sizes.parameters, gradient)
         elif event in (BEGIN, GO_ON):

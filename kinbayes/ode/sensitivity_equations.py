@@ -167,7 +167,8 @@ def sensitivity_equations(
         functions.append((f"partials{k}", lifted(roots, observer.arguments), observer.arguments))
         partials.append(which)
     held, extra = tuple(found.constants), tuple(more)
-    seed = Function("seed", [own], [at_start.entries, at_switches.entries, tuple(more.values())])
+    tamed = [[_tamed(e) for e in pattern.entries] for pattern in (at_start, at_switches)]
+    seed = Function("seed", [own], [*tamed, tuple(more.values())])
     source_terms = tuple(sorted(set(sources.rows)))
     return SensitivityEquations(
         (
@@ -205,25 +206,27 @@ class _Terms(NamedTuple):
 def _terms(rhs: Sequence[Expr], varying: Iterable[str], steady: Iterable[str]) -> _Terms:
     """Return equations as combinations of terms; a sum that is used more than once is a term."""
     nodes = postorder(rhs)
-    uses = Counter(a for node in nodes for a in node.args)
+    uses = Counter(a for node in nodes for a in node.args) + Counter(rhs)
     moving, steady = frozenset(varying), frozenset(steady)
     is_coefficient = {node: node.symbols <= steady and not node.symbols & moving for node in nodes}
     numbers: dict[Expr, int] = {}
     rows = []
     for root in rhs:
         row: dict[int, Expr] = {}
-        open_ = [(root, ONE, True)]
+        open_ = [(root, ONE, False)]
         while open_:
-            node, factor, is_root = open_.pop()
-            is_whole = uses[node] > (0 if is_root else 1)
+            node, factor, is_shared = open_.pop()
+            # A shared multiple of a sum shares the sum: taken apart, what one equation loses to another by way of it
+            # would no longer be the same number in both.
+            is_shared = is_shared or uses[node] > 1
             left, right = (*node.args, node, node)[:2]
             if node.op == "neg":
-                open_.append((left, -factor, False))
+                open_.append((left, -factor, is_shared))
             elif node.op == "mul" and is_coefficient[left]:
-                open_.append((right, factor * left, False))
+                open_.append((right, factor * left, is_shared))
             elif node.op == "mul" and is_coefficient[right]:
-                open_.append((left, factor * right, False))
-            elif node.op in ("add", "sub") and not is_whole:
+                open_.append((left, factor * right, is_shared))
+            elif node.op in ("add", "sub") and not is_shared:
                 open_ += [(left, factor, False), (right, -factor if node.op == "sub" else factor, False)]
             elif not is_coefficient[node]:
                 number = numbers.setdefault(node, len(numbers))

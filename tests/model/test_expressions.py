@@ -16,6 +16,7 @@ from kinbayes.model.expressions import (
     apply,
     const,
     derivatives,
+    directional_derivatives,
     evaluate,
     jacobian,
     lift_constants,
@@ -428,3 +429,72 @@ def test_what_changes_otherwise_is_no_switch(name):
 def test_a_comparison_without_time_is_no_switch():
     rate = where(apply("lt", A, B), 1, 2) + TIME
     assert time_switches([rate], ["a"], "switch ") == ([rate], {})
+
+
+# ---- Directional derivatives
+
+SMOOTH = [
+    A * B / (C + A),
+    A**B + C**2.5,
+    apply("exp", A * B) * apply("sin", C - A),
+    apply("log", A + B * C) / apply("sqrt", B),
+    where(apply("lt", A, B), A * A * C, apply("tanh", B * C)),
+    apply("min", A * C, B) + apply("max", A, B * C) + apply("abs", A - B),
+    apply("atan", A) - apply("log_gamma", B) * apply("cosh", C),
+    (A + B) * (A + B) / (1 + (A + B) * (A + B)) + A * B * C,
+]
+PLACES = [{"a": 0.7, "b": 1.9, "c": 1.3}, {"a": 2.3, "b": 0.4, "c": 0.8}, {"a": 1.1, "b": 3.1, "c": 2.2}]
+
+
+@pytest.mark.parametrize("point", PLACES)
+def test_a_directional_derivative_is_the_sum_of_the_partials(point):
+    direction = {"a": symbol("u"), "b": B * symbol("v"), "c": const(-0.6)}
+    at = {**point, "u": 0.31, "v": -1.7}
+    components = {name: value(e, **at) for name, e in direction.items()}
+    found = evaluate(directional_derivatives(SMOOTH, direction), at)
+    partials = {name: np.array(evaluate(derivatives(SMOOTH, name), at), dtype=float) for name in direction}
+    np.testing.assert_allclose(found, sum(components[n] * partials[n] for n in direction), rtol=1e-13)
+    h = 1e-6
+    ends = [evaluate(SMOOTH, {n: x + s * h * components[n] for n, x in point.items()}) for s in (1, -1)]
+    np.testing.assert_allclose(found, np.subtract(*ends) / (2 * h), rtol=1e-8, atol=1e-9)
+
+
+def test_the_direction_of_one_symbol_is_its_derivative():
+    for name in "abc":
+        assert directional_derivatives(SMOOTH, {name: ONE}) == derivatives(SMOOTH, name)
+        assert all(e is ZERO for e in directional_derivatives(SMOOTH, {name: ZERO}))
+    assert all(e is ZERO for e in directional_derivatives(SMOOTH, {}))
+    assert all(e is ZERO for e in directional_derivatives([*SMOOTH[:2], TIME], {"elsewhere": A}))
+
+
+def test_what_has_no_component_stays():
+    (found,) = directional_derivatives([A * B + symbol("d") * A], {"a": symbol("u")})
+    assert value(found, a=3.0, b=5.0, d=7.0, u=2.0) == 24.0
+    assert not found.depends_on("a")
+
+
+def test_directions_are_not_differentiated_themselves():
+    """A component may name what it is the component of."""
+    (once,) = directional_derivatives([A * A * B], {"a": A * A, "b": A})
+    assert value(once, a=3.0, b=5.0) == 2 * 3 * 5 * 9 + 9 * 3
+    (twice,) = directional_derivatives([directional_derivatives([A**3], {"a": symbol("u")})[0]], {"a": symbol("u")})
+    assert value(twice, a=2.0, u=0.5) == pytest.approx(6 * 2 * 0.25)
+
+
+@pytest.mark.parametrize("point", PLACES)
+def test_the_derivative_of_a_jacobian_along_a_direction_is_that_of_all_its_entries(point):
+    """What the method takes: D = dJ/dy along k."""
+    names, k = ["a", "b", "c"], np.array([0.4, -0.9, 0.2])
+    entries = jacobian(SMOOTH[:4], names).entries
+    found = evaluate(directional_derivatives(entries, dict(zip(names, map(const, k.tolist()), strict=True))), point)
+    h = 1e-6
+    ends = [evaluate(entries, {n: point[n] + s * h * d for n, d in zip(names, k, strict=True)}) for s in (1, -1)]
+    np.testing.assert_allclose(found, np.subtract(*ends) / (2 * h), rtol=1e-7, atol=1e-8)
+
+
+def test_a_shared_part_is_differentiated_once():
+    x = A
+    for _ in range(200):
+        x = x * x + B * x
+    (found,) = directional_derivatives([x], {"a": symbol("u"), "b": symbol("v")})
+    assert len(postorder([found])) < 5000

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kinbayes.ode import lu_loops
+from kinbayes.ode.numbers import WIDTH
 from kinbayes.ode.sparse_lu import indexed_lu
 from tests.ode.test_sparse_lu import PATTERNS, TRAPS, matrix, network, rescaled, split, values_of
 
@@ -48,6 +49,20 @@ def test_loops_solve_as_numpy_does(name, kind):
     first, second = solve(kind, size, entries, values, shift, b, b[::-1].copy())
     np.testing.assert_allclose(first, np.linalg.solve(w, b), rtol=1e-12)
     np.testing.assert_allclose(second, np.linalg.solve(w, b[::-1]), rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PATTERNS)
+def test_blocks_are_solved_as_their_columns_are(name, kind):
+    size, entries = PATTERNS[name]
+    values, _ = values_of(size, entries)
+    shift = 1.0 + np.abs(values).sum()
+    block = np.random.default_rng(4).normal(size=(size, WIDTH))
+    pattern, num_factors = pattern_of(kind, size, entries)
+    factors, found, scratch = np.full(num_factors, np.nan), block.copy(), np.full(block.shape, np.nan)
+    call(getattr(lu_loops, f"{kind}_factor"), np.array([shift]), np.array(values, dtype=float), factors, pattern)
+    call(getattr(lu_loops, f"{kind}_solve_block"), found, factors, scratch, pattern)
+    np.testing.assert_allclose(found, np.linalg.solve(matrix(size, entries, values, shift), block), rtol=1e-11)
 
 
 @pytest.mark.parametrize("kind", KINDS)
