@@ -75,7 +75,6 @@ _SAME_TIME = 1e-14  # relative distance below which two times count as one
 # problems 1e-6 took a quarter more steps for the same accuracy.
 _SMALLEST_SIZE = 1e-3
 _STEADY = 0.1  # part of its tolerance that a state at rest may still move
-_MOST_TO_REST = 60  # steps, each six times as long as the one before
 _NEVER = 1e100  # time at which a model that has not come to rest never will
 
 
@@ -251,27 +250,6 @@ def _differentiate(event, task, at, is_equilibration, a):
 
 
 @jit
-def _come_to_rest(code, whole, work, task, m, h):
-    """Bring the tangents to rest where the states are; return whether they came there.
-
-    States that were at rest from the beginning have never told their tangents how long the way is.
-    """
-    for x in range(_NUM_STAGES * m):
-        work.stages[x] = 0.0
-    for _ in range(_MOST_TO_REST):
-        h *= _GROW
-        work.shift[0] = 1.0 / (_GAMMA * h)
-        call(code[_FACTOR], (work.shift, work.jac, work.factors, whole.pattern))
-        _differentiate(STEP, task, 0, True, 1.0 / h)
-        _differentiate(REST, task, 0, True, 0.0)
-        is_at_rest = work.row[0] != 0.0
-        _differentiate(ADVANCE, task, 0, True, 0.0)
-        if is_at_rest:
-            return True
-    return False
-
-
-@jit
 def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, table, states):
     """Integrate from time 0 and observe at the times `at` to `last`, or until nothing moves any more.
 
@@ -312,8 +290,10 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
         for i in range(n):
             y[i] = u[i]
         _differentiate(ADVANCE, task, at, is_equilibration, t)
-        if is_steady and task.is_wanted and not _come_to_rest(code, whole, work, task, m, h):
-            return total, _NO_STEADY_STATE, t, steps, rejected
+        if is_steady and task.is_wanted:
+            _differentiate(REST, task, at, is_equilibration, h)
+            if work.row[0] == 0.0:
+                return total, _NO_STEADY_STATE, t, steps, rejected
         if is_steady or not t < end:
             status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
             return total, status, t, steps, rejected

@@ -47,10 +47,11 @@ from kinbayes.ode.numbers import (
 )
 
 _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
-_LINEARIZE, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "solve_block"))
-_A, _C, _H, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.NUM_STAGES
+_LINEARIZE, _FACTOR, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "factor", "solve_block"))
+_A, _C, _H, _GAMMA, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.GAMMA, tableau.NUM_STAGES
 _LARGEST = 1e300
 _SAME_TIME = 1e-14
+_MOST_TO_REST, _GROW = 60, 6.0  # steps, and how much longer each is than the one before
 _STEADY = 0.1  # part of its tolerance that a tangent at rest may still move
 _FINEST = 1e-10  # relative tolerance of that; rounding keeps tangents from finer ones
 _ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)
@@ -114,6 +115,46 @@ def _is_at_rest(work, part, blocks, n, num, rtol):
                 most = work.floors[i] + rtol * max(abs(work.y[i]), theta * abs(part.u[x]))
                 is_at_rest = is_at_rest and theta * abs(part.u[x] - part.y[x]) <= _STEADY * most
     return is_at_rest
+
+
+@jit
+def _come_to_rest(code, work, part, own, sizes, derivative_sizes, lane, pattern, h, rtol, method):
+    """Bring the tangents to rest where the states are; return whether they came there.
+
+    States that were at rest from the beginning have never told their tangents how long the way is: here it is gone in
+    steps that grow, along stages that do not move.
+    """
+    n, blocks, sources = sizes.states, derivative_sizes.blocks, derivative_sizes.sources
+    places = plus(own.equilibration_place, lane * sources)
+    for x in range(_NUM_STAGES * ((n + BLOCK - 1) // BLOCK * BLOCK)):
+        work.stages[x] = 0.0
+    for _ in range(_MOST_TO_REST):
+        h *= _GROW
+        work.shift[0] = 1.0 / (_GAMMA * h)
+        call(code[_FACTOR], (work.shift, work.jac, work.factors, pattern))
+        is_solved, num = sizes.is_solved != 0, n - sizes.has_time
+        _step(
+            code,
+            work,
+            part,
+            places,
+            blocks,
+            n,
+            sources,
+            derivative_sizes.source_rows,
+            is_solved,
+            pattern,
+            1.0 / h,
+            num,
+            rtol,
+            method,
+        )
+        is_at_rest = _is_at_rest(work, part, blocks, n, num, max(rtol, _FINEST))
+        for x in range(blocks * n * BLOCK):
+            part.y[x] = part.u[x]
+        if is_at_rest:
+            return True
+    return False
 
 
 @jit
@@ -276,7 +317,8 @@ def _derivatives(sources: int):
     def derivatives(event, code, ints, floats, memory, lane, at, is_equilibration, a, gradient, slopes):
         """Do what an event of the kernel asks for; what it is told is the first entry of the row in `memory`.
 
-        `a` is the inverse step of `STEP`, the place within the step of `OBSERVE`, and the time of `JUMP`.
+        `a` is the inverse step of `STEP`, the last step before `REST`, the place within the step of `OBSERVE`, and the
+        time of `JUMP`.
         """
         whole, real = _ints_of(ints, ints), _floats_of(floats, plus(ints, NUM_INTS + 1))
         own = _derivative_ints_of(ints, plus(ints, _FIRST))
@@ -320,7 +362,19 @@ def _derivatives(sources: int):
                 slopes,
             )
         elif event == REST:
-            is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, max(real.tolerances[0], _FINEST))
+            is_at_rest = _come_to_rest(
+                code,
+                work,
+                part,
+                own,
+                sizes,
+                derivative_sizes,
+                lane,
+                whole.pattern,
+                a,
+                real.tolerances[0],
+                real.method,
+            )
             work.row[0] = 1.0 if is_at_rest else 0.0
         elif event == ADVANCE:
             for x in range(blocks * n * BLOCK):
