@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import llvmlite.binding as llvm
 
+from kinbayes.model import vector_math
 from kinbayes.model.codegen import Program, program
 from kinbayes.model.expressions import OPERATIONS, Expr
 
 # NaN and infinity stay what they are: a step that holds one must never look like a good step. Sums are not reordered,
 # since x + 1 - x would lose a NaN in x.
 _FLAGS = "nsz arcp contract"
-WIDTH = 8  # numbers of a vector
+WIDTH = vector_math.WIDTH  # numbers of a vector
 _LONGEST = 300  # statements of one function; the register allocator's time grows faster than a function's length
 _LARGEST_POWER = 16  # x**n by multiplication up to here
 
@@ -30,7 +31,8 @@ class Function(NamedTuple):
         For every output array the expressions of its entries.
     vectors
         The input arrays whose entries are `WIDTH` numbers each. If there are any, those of the outputs are too: the
-        function does for `WIDTH` points at once what it would do for one.
+        function does for `WIDTH` points at once what it would do for one, in the last digits of powers and the like
+        not quite the same (see `vector_math`).
     """
 
     name: str
@@ -300,6 +302,10 @@ class _Writer:
         name, count = _LIBRARY[op]
         if not any(v in self.wide for v in values):
             return self.call(name, ["double"] * count, values)
+        if op in vector_math.NAMES:
+            self.calls |= {f"declare double @{name}({', '.join(['double'] * count)})", vector_math.definition(op)}
+            wide = [self.spread_out(v, "double") for v in values]
+            return self.call(f"kinbayes.{op}", [_type("double", True)] * count, wide)
         if name.startswith("llvm."):
             wide = [self.spread_out(v, "double") for v in values]
             return self.call(name.replace(".f64", f".v{WIDTH}f64"), [_type("double", True)] * count, wide)
@@ -326,7 +332,8 @@ class _Writer:
 
     def call(self, name: str, types: Sequence[str], values: Sequence[str]) -> str:
         """Call a function of numbers or of vectors, with its result of the same kind."""
-        self.calls.add(f"declare {types[0]} @{name}({', '.join(types)})")
+        if not name.startswith("kinbayes."):
+            self.calls.add(f"declare {types[0]} @{name}({', '.join(types)})")
         arguments = ", ".join(f"{t} {v}" for t, v in zip(types, values, strict=True))
         register = self.new(f"call {types[0]} @{name}({arguments})")
         if types[0] != "double":
