@@ -61,16 +61,17 @@ _FIRST = len(Ints._fields)  # of the sections for derivatives
 
 
 @jit
-def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, pattern, ih, num, rtol, method):
+def _step(code, work, part, places, sizes, own_sizes, whole, real, ih):
     """Compute the tangents at the end of a step that the states have made; return their error."""
+    n, num, blocks, method = sizes.states, sizes.states - sizes.has_time, own_sizes.blocks, real.method
     size, m, error = n * BLOCK, (n + BLOCK - 1) // BLOCK * BLOCK, 0.0
     stage_points(work.y, work.stages, n, m, part.points, part.stages)
     call(
         code[_SLOPES],
         (part.points, part.stages, work.y, work.constants, part.more, part.slopes, part.bends, part.sources),
     )
-    row = source_rows * BLOCK
-    for q in range(sources):
+    row = own_sizes.source_rows * BLOCK
+    for q in range(own_sizes.sources):
         place = places[q]
         if place >= 0:
             for s in range(_NUM_STAGES):
@@ -94,12 +95,12 @@ def _step(code, work, part, places, blocks, n, sources, source_rows, is_solved, 
             out = plus(k, s * size)
             shared = (part.newest, work.constants, plus(part.slopes, s), plus(part.bends, s), work.factors)
             call(code[_TANGENT], (base, rhs, newest, y, plus(part.p, (b * _NUM_STAGES + s) * row), *shared, out))
-            if not is_solved:
-                call(code[_SOLVE_BLOCK], (out, work.factors, part.scratch, pattern))
+            if sizes.is_solved == 0:
+                call(code[_SOLVE_BLOCK], (out, work.factors, part.scratch, whole.pattern))
             base, rhs = next_base, next_rhs
         last, u = plus(k, (_NUM_STAGES - 1) * size), plus(part.u, b * size)
         block = (base, last, y, plus(part.size, b * BLOCK), u)
-        square = finish_tangents((work.y, work.u, work.floors), block, num, n, rtol)
+        square = finish_tangents((work.y, work.u, work.floors), block, num, n, real.tolerances[0])
         error = max(error, square if square <= _LARGEST else math.inf)  # what is no number is too large
     return math.sqrt(error / num) if num > 0 else 0.0
 
@@ -118,38 +119,21 @@ def _is_at_rest(work, part, blocks, n, num, rtol):
 
 
 @jit
-def _come_to_rest(code, work, part, own, sizes, derivative_sizes, lane, pattern, h, rtol, method):
+def _come_to_rest(code, work, part, places, sizes, own_sizes, whole, real, h):
     """Bring the tangents to rest where the states are; return whether they came there.
 
     States that were at rest from the beginning have never told their tangents how long the way is: here it is gone in
     steps that grow, along stages that do not move.
     """
-    n, blocks, sources = sizes.states, derivative_sizes.blocks, derivative_sizes.sources
-    places = plus(own.equilibration_place, lane * sources)
+    n, blocks, rtol = sizes.states, own_sizes.blocks, max(real.tolerances[0], _FINEST)
     for x in range(_NUM_STAGES * ((n + BLOCK - 1) // BLOCK * BLOCK)):
         work.stages[x] = 0.0
     for _ in range(_MOST_TO_REST):
         h *= _GROW
         work.shift[0] = 1.0 / (_GAMMA * h)
-        call(code[_FACTOR], (work.shift, work.jac, work.factors, pattern))
-        is_solved, num = sizes.is_solved != 0, n - sizes.has_time
-        _step(
-            code,
-            work,
-            part,
-            places,
-            blocks,
-            n,
-            sources,
-            derivative_sizes.source_rows,
-            is_solved,
-            pattern,
-            1.0 / h,
-            num,
-            rtol,
-            method,
-        )
-        is_at_rest = _is_at_rest(work, part, blocks, n, num, max(rtol, _FINEST))
+        call(code[_FACTOR], (work.shift, work.jac, work.factors, whole.pattern))
+        _step(code, work, part, places, sizes, own_sizes, whole, real, 1.0 / h)
+        is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, rtol)
         for x in range(blocks * n * BLOCK):
             part.y[x] = part.u[x]
         if is_at_rest:
@@ -158,9 +142,9 @@ def _come_to_rest(code, work, part, own, sizes, derivative_sizes, lane, pattern,
 
 
 @jit
-def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_reset, scale_factors, is_first):
+def _begin(code, work, part, own, sizes, own_sizes, lane, tangent, is_reset, scale_factors, is_first):
     """Set the tangents to those of the start; where states go on from an equilibration, theirs do too."""
-    n, blocks = sizes.states, derivative_sizes.blocks
+    n, blocks = sizes.states, own_sizes.blocks
     if is_first:
         for j in range(sizes.parameters):
             part.scale[j] = work.theta[j] * scale_factors[j] if scale_factors[j] != 0.0 else 1.0
@@ -177,7 +161,7 @@ def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_res
         for x in range(blocks * n * BLOCK * _NUM_STAGES):
             part.k[x] = 0.0
     # Also after an equilibration, whose inputs may have been other parameters.
-    for x in range(blocks * derivative_sizes.source_rows * BLOCK * _NUM_STAGES):
+    for x in range(blocks * own_sizes.source_rows * BLOCK * _NUM_STAGES):
         part.p[x] = 0.0
     call(code[_SEED], (work.inputs, part.start, part.times, part.more))
     num = n - sizes.has_time
@@ -186,7 +170,7 @@ def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_res
         for b in range(blocks if is_set else 0):
             for j in range(BLOCK):
                 part.y[(b * n + i) * BLOCK + j] = 0.0
-    for q in range(derivative_sizes.start_entries):
+    for q in range(own_sizes.start_entries):
         i = own.start_rows[q]
         j = tangent[lane * sizes.inputs + own.start_inputs[q]]
         if j >= 0 and (is_first or is_reset[lane * num + i] != 0):
@@ -196,7 +180,7 @@ def _begin(code, work, part, own, sizes, derivative_sizes, lane, tangent, is_res
 
 
 @jit
-def _jump(code, work, part, own, sizes, derivative_sizes, lane, tangent, t):
+def _jump(code, work, part, own, sizes, own_sizes, lane, tangent, t):
     """Move the tangents over the switches of a time: a later one keeps the old derivatives for longer.
 
     Those that switch at once are turned back one after the other: each moves the tangents by what it alone changes.
@@ -205,7 +189,7 @@ def _jump(code, work, part, own, sizes, derivative_sizes, lane, tangent, t):
     times = plus(work.constants, sizes.constants - 2 * sizes.switches)
     switches = plus(times, sizes.switches)
     before, after = part.scratch, plus(part.scratch, n)
-    num_switches = sizes.switches if derivative_sizes.switch_entries > 0 else 0
+    num_switches = sizes.switches if own_sizes.switch_entries > 0 else 0
     for i in range(n):
         after[i] = work.f[i]
     for s in range(num_switches):
@@ -213,7 +197,7 @@ def _jump(code, work, part, own, sizes, derivative_sizes, lane, tangent, t):
             switches[s] = 1.0 - switches[s]
             # The factors are computed anew in every step; until then the Jacobian, which nobody wants, may lie there.
             call(code[_LINEARIZE], (work.y, work.constants, before, work.factors))
-            for q in range(derivative_sizes.switch_entries):
+            for q in range(own_sizes.switch_entries):
                 j = tangent[lane * sizes.inputs + own.switch_inputs[q]]
                 for i in range(n if j >= 0 and own.switch_numbers[q] == s else 0):
                     move = (before[i] - after[i]) * part.times[q]
@@ -238,11 +222,9 @@ def _dense(part, out, i, b, n, theta, factor):
 
 
 @jit
-def _observe(
-    code, work, part, own, sizes, derivative_sizes, whole, argument_constant, lane, at, theta, first_tangent, slopes
-):
+def _observe(code, work, part, own, sizes, own_sizes, whole, argument_constant, lane, at, theta, first_tangent, slopes):
     """Add the derivatives of the log densities of the rows of a time; fill their lines of the table."""
-    n, blocks = sizes.states, derivative_sizes.blocks
+    n, blocks = sizes.states, own_sizes.blocks
     for i in range(n):
         part.weights[i] = 0.0
     if not is_null(slopes):
@@ -322,28 +304,14 @@ def _derivatives(sources: int):
         """
         whole, real = _ints_of(ints, ints), _floats_of(floats, plus(ints, NUM_INTS + 1))
         own = _derivative_ints_of(ints, plus(ints, _FIRST))
-        sizes, derivative_sizes = _sizes_of(whole.sizes), _derivative_sizes_of(own.derivative_sizes)
+        sizes, own_sizes = _sizes_of(whole.sizes), _derivative_sizes_of(own.derivative_sizes)
         work, part = _parts_of(memory, whole.parts), _derivative_parts_of(memory, own.derivative_parts)
-        blocks, n = derivative_sizes.blocks, sizes.states
+        blocks, n = own_sizes.blocks, sizes.states
         tangent = own.equilibration_tangent if is_equilibration else own.input_tangent
+        places = own.equilibration_place if is_equilibration else own.source_place
+        places = plus(places, lane * own_sizes.sources)
         if event == STEP:
-            places = own.equilibration_place if is_equilibration else own.source_place
-            work.row[0] = _step(
-                code,
-                work,
-                part,
-                plus(places, lane * derivative_sizes.sources),
-                blocks,
-                n,
-                derivative_sizes.sources,
-                derivative_sizes.source_rows,
-                sizes.is_solved != 0,
-                whole.pattern,
-                a + 0.0 * sources,
-                n - sizes.has_time,
-                real.tolerances[0],
-                real.method,
-            )
+            work.row[0] = _step(code, work, part, places, sizes, own_sizes, whole, real, a + 0.0 * sources)
         elif event == OBSERVE:
             first = own.lane_tangents[lane]
             _observe(
@@ -352,7 +320,7 @@ def _derivatives(sources: int):
                 part,
                 own,
                 sizes,
-                derivative_sizes,
+                own_sizes,
                 whole,
                 real.argument_constant,
                 lane,
@@ -362,25 +330,13 @@ def _derivatives(sources: int):
                 slopes,
             )
         elif event == REST:
-            is_at_rest = _come_to_rest(
-                code,
-                work,
-                part,
-                own,
-                sizes,
-                derivative_sizes,
-                lane,
-                whole.pattern,
-                a,
-                real.tolerances[0],
-                real.method,
-            )
+            is_at_rest = _come_to_rest(code, work, part, places, sizes, own_sizes, whole, real, a)
             work.row[0] = 1.0 if is_at_rest else 0.0
         elif event == ADVANCE:
             for x in range(blocks * n * BLOCK):
                 part.y[x] = part.u[x]
         elif event == JUMP:
-            _jump(code, work, part, own, sizes, derivative_sizes, lane, tangent, a)
+            _jump(code, work, part, own, sizes, own_sizes, lane, tangent, a)
         elif event == END and not is_null(gradient):
             _end(part, own, lane, sizes.parameters, gradient)
         elif event in (BEGIN, GO_ON):
@@ -391,7 +347,7 @@ def _derivatives(sources: int):
                 part,
                 own,
                 sizes,
-                derivative_sizes,
+                own_sizes,
                 lane,
                 tangent,
                 whole.is_reset,
