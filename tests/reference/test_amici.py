@@ -19,9 +19,11 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmark collection is not here")
 
 TIGHT = (1e-8, 1e-12)
-# Bruno's gradient at its optimum is the small rest of large terms that cancel: 9e-3 off at 1e-8.
-GRADIENT_TOLERANCES = {"Bruno_JExpBot2016": (1e-10, 1e-13)}
-# Whose gradients are compared, and of those, whose only in the slow run.
+# Gradients at optima are the small rest of large terms that cancel: so tolerances are tight here.
+GRADIENT_TOLERANCES = (1e-11, 1e-11)
+# Largest error of a gradient, of its largest component. That of Crauste's stored one is 2 %, by finite differences.
+GRADIENT_ERRORS = {"Crauste_CellSystems2017": 2.2e-2}
+# Whose trajectories are compared with SciPy's, and of those, whose only in the slow run.
 QUICK = ("Boehm_JProteomeRes2014", "Bruno_JExpBot2016")
 SLOW = ("Elowitz_Nature2000", "Sneyd_PNAS2002", "Fiedler_BMCSystBiol2016")
 # Largest error of the log likelihood at the nominal point with both tolerances at 1e-8; where a comment gives it, that
@@ -84,11 +86,6 @@ def reference(request):
     return reference_of(request.param)
 
 
-@pytest.fixture(params=[*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
-def differentiable(request):
-    return reference_of(request.param)
-
-
 def test_every_problem_is_here():
     stored = json.loads((DATA / "reference" / "amici.json").read_text())["problems"]
     assert set(stored) == set(LARGEST_ERRORS)
@@ -106,13 +103,13 @@ def test_the_log_likelihood_is_amicis(reference):
         assert error < LARGEST_ERRORS[reference.name]
 
 
-def test_gradients_are_amicis(differentiable):
-    tight = differentiable.problem.with_tolerances(*GRADIENT_TOLERANCES.get(differentiable.name, TIGHT))
-    gradients = tight.batched.value_and_grad(differentiable.nominal[None])[3]
-    largest = np.max(np.abs(differentiable.gradient))
-    error = np.max(np.abs(np.asarray(gradients[0]) - differentiable.gradient)) / largest
-    print(f"{differentiable.name}: error of the gradient {error:.1e}")
-    assert error < 1e-3
+def test_gradients_are_amicis(reference):
+    tight = reference.problem.with_tolerances(*GRADIENT_TOLERANCES)
+    gradients = tight.batched.value_and_grad(reference.nominal[None])[3]
+    largest = np.max(np.abs(reference.gradient))
+    error = np.max(np.abs(np.asarray(gradients[0]) - reference.gradient)) / largest
+    print(f"{reference.name}: error of the gradient {error:.1e}")
+    assert error < GRADIENT_ERRORS.get(reference.name, 1e-4)
     assert largest > 1e-4  # so that a gradient of zero would have been noticed
 
 
@@ -135,8 +132,9 @@ def test_perelson_has_its_published_log_likelihood():
     assert float(problem.log_likelihood(problem.nominal)) == pytest.approx(-432.039, abs=1e-3)
 
 
-def test_trajectories_are_scipys(differentiable):
-    problem, u = differentiable.problem, differentiable.nominal
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+def test_trajectories_are_scipys(name):
+    problem, u = reference_of(name).problem, reference_of(name).nominal
     model, values = problem.model, problem.to_natural(u)
     values.update({p.name: p.nominal for p in problem.parameters if not p.estimate})
     found = np.asarray(problem.states(u[None])[0])
