@@ -44,8 +44,8 @@ class DerivativeInts(NamedTuple):
     tangent_parameter: np.ndarray = np.zeros(0)  # an entry of the parameter vector
     input_tangent: np.ndarray = np.zeros(0)  # (lanes, inputs): a tangent of the lane, or -1
     equilibration_tangent: np.ndarray = np.zeros(0)  # (lanes, inputs)
-    # (lanes, entries of df/dp): place in the sources, which is set; where another entry stands already, it is added to
-    # -2 - place; -1 for none.
+    # (lanes, entries of dterms/dp): place in the sources, which is set; where another entry stands already, it is added
+    # to -2 - place; -1 for none.
     source_place: np.ndarray = np.zeros(0)
     equilibration_place: np.ndarray = np.zeros(0)
     start_rows: np.ndarray = np.zeros(0)  # where the derivative of the start has entries: states
@@ -104,7 +104,7 @@ class DerivativeParts(NamedTuple):
     scale: int  # (dim,): natural values by scaled ones
     total: int  # (dim,): the gradient of the lane's log likelihood, but for what comes through tangents
     through: int  # (tangents,): that
-    size: int  # (tangents,): the absolute value of the parameter
+    size: int  # (tangents,): that of the parameter, which brings a tangent to the units of its state
     start: int  # entries of the derivative of the start
     times: int  # and of the times of switches
     more: int
@@ -184,11 +184,12 @@ class Code(NamedTuple):
     # What derivatives take; 0 without them.
     derivatives: int = 0  # the loops around the next three
     seed: int = 0  # (inputs) -> derivatives of the start and of the switches' times, constants that only they need
-    # (states and stages k, of all stages at once; states, constants, more constants) -> J where it varies, its
-    # derivative along k, and df/dp with its derivative along k, of all stages at once
+    # (states and stages k, of all stages at once; states, constants, more constants) -> the Jacobian of the terms
+    # where it varies, its derivative along k, and dterms/dp with its derivative along k, of all stages at once
     slopes: int = 0
-    # (base, rhs, newest tangent, tangent at the step's start, sources, a and c / h, constants, J, its derivative,
-    # factors) -> the right-hand side for the tangent's stage; its solution already, where that is straight-line code
+    # (base, rhs, newest tangent, tangent at the step's start, sources, a and c / h, constants, the terms'
+    # Jacobian, its derivative, factors) -> the right-hand side for the tangent's stage; its solution already, where the
+    # solver is straight-line code
     tangent: int = 0
     solve_block: int = 0  # (right-hand sides of a block, factors, scratch, pattern), where that is none
 

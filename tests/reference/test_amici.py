@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the benchmark collect
 
 TIGHT = (1e-8, 1e-12)
 # Gradients at optima are the small rest of large terms that cancel: so tolerances are tight here.
-GRADIENT_TOLERANCES = (1e-11, 1e-11)
+GRADIENT_TOLERANCES = {"Crauste_CellSystems2017": (1e-12, 1e-12)}
 # Largest error of a gradient, of its largest component. That of Crauste's stored one is 2 %, by finite differences.
-GRADIENT_ERRORS = {"Crauste_CellSystems2017": 2.2e-2}
+GRADIENT_ERRORS = {"Crauste_CellSystems2017": 2e-2}
 # Whose trajectories are compared with SciPy's, and of those, whose only in the slow run.
 QUICK = ("Boehm_JProteomeRes2014", "Bruno_JExpBot2016")
 SLOW = ("Elowitz_Nature2000", "Sneyd_PNAS2002", "Fiedler_BMCSystBiol2016")
@@ -104,7 +104,7 @@ def test_the_log_likelihood_is_amicis(reference):
 
 
 def test_gradients_are_amicis(reference):
-    tight = reference.problem.with_tolerances(*GRADIENT_TOLERANCES)
+    tight = reference.problem.with_tolerances(*GRADIENT_TOLERANCES.get(reference.name, (1e-11, 1e-11)))
     gradients = tight.batched.value_and_grad(reference.nominal[None])[3]
     largest = np.max(np.abs(reference.gradient))
     error = np.max(np.abs(np.asarray(gradients[0]) - reference.gradient)) / largest
