@@ -3,20 +3,63 @@
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from kinbayes.model.expressions import Expr, substitute, symbol, where
+from kinbayes.model.expressions import ZERO, Expr, substitute, symbol, where
 
 
 class ModelError(ValueError):
     """A model that contradicts itself, or a name that a model does not know."""
 
 
+class Event(NamedTuple):
+    """States that jump when a condition becomes true, as in SBML (Level 3 Version 2, section 4.11).
+
+    Its formulas are in states, parameters, expressions of the model, and `time`.
+
+    Attributes
+    ----------
+    name
+        The event's name, unique in its model.
+    trigger
+        The event fires when this becomes true.
+    assignments
+        (state, its new value), all computed before any is made.
+    delay
+        The time between firing and the assignments.
+    priority
+        Of events that are due at once the one of highest priority goes first; None goes last. It is computed anew
+        after each.
+    is_true_before
+        What the trigger counts as before the start; False lets it fire at the start.
+    is_persistent
+        Whether the assignments are made although the trigger became false during the delay.
+    keeps_values
+        Whether the new values are computed when the event fires, or else when they are assigned.
+    """
+
+    name: str
+    trigger: Expr
+    assignments: tuple[tuple[str, Expr], ...]
+    delay: Expr = ZERO
+    priority: Expr | None = None
+    is_true_before: bool = True
+    is_persistent: bool = True
+    keeps_values: bool = True
+
+    @property
+    def formulas(self) -> tuple[Expr, ...]:
+        """All of its formulas."""
+        own = (self.trigger, self.delay, *(value for _, value in self.assignments))
+        return own if self.priority is None else (*own, self.priority)
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A kinetic ODE model: dy/dt = f(time, y, p).
+    """A kinetic ODE model: dy/dt = f(time, y, p), and events that change y at once.
 
-    Every quantity has one name. It is a *state* (integrated), a *parameter* (constant in time), or an *expression*
-    (computed from the others at every time). Models with the same definitions are equal.
+    Every quantity has one name. It is a *state* (integrated, or changed by events), a *parameter* (constant in time),
+    or an *expression* (computed from the others at every time). Models with the same definitions are equal.
 
     Parameters
     ----------
@@ -31,11 +74,15 @@ class Model:
         Name -> expression in states, parameters and `time`: assignment rules, reaction rates.
     units
         Name -> unit, as text, for those whose unit is known.
+    events
+        The events, in the order in which those go that are due at once and have no priority. What only events change
+        is a state with the derivative 0.
 
     Raises
     ------
     ModelError
-        If a state has no initial expression, a name is used that is not defined, or definitions form a circle.
+        If a state has no initial expression, a name is used that is not defined, definitions form a circle, or an
+        event assigns what is no state.
     """
 
     name: str
@@ -43,6 +90,7 @@ class Model:
     initial: Mapping[str, Expr]
     expressions: Mapping[str, Expr] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
 
     def __post_init__(self) -> None:
         for state in self.derivatives:
@@ -57,9 +105,34 @@ class Model:
                 unknown = sorted(expression.symbols - known)
                 if unknown:
                     raise ModelError(f"{name!r} uses {unknown}, defined nowhere in the model")
+        self._check_events(known)
         object.__setattr__(self, "expressions", resolve(self.expressions))
         rhs = substitute(list(self.derivatives.values()), self.expressions)
         object.__setattr__(self, "derivatives", dict(zip(self.derivatives, rhs, strict=True)))
+        object.__setattr__(self, "events", tuple(self._in_states(event) for event in self.events))
+
+    def _check_events(self, known: Collection[str]) -> None:
+        names = [event.name for event in self.events]
+        if len(set(names)) < len(names):
+            raise ModelError(f"two events have the same name: {sorted(n for n in names if names.count(n) > 1)}")
+        for event in self.events:
+            unknown = sorted(frozenset().union(*(e.symbols for e in event.formulas)) - set(known))
+            if unknown:
+                raise ModelError(f"event {event.name!r} uses {unknown}, defined nowhere in the model")
+            targets = [target for target, _ in event.assignments]
+            wrong = sorted(t for t in targets if t not in self.derivatives or targets.count(t) > 1)
+            if wrong:
+                raise ModelError(f"event {event.name!r} assigns {wrong}: only states, and each once, can be assigned")
+
+    def _in_states(self, event: Event) -> Event:
+        targets = [target for target, _ in event.assignments]
+        formulas = substitute(event.formulas, self.expressions)
+        return event._replace(
+            trigger=formulas[0],
+            delay=formulas[1],
+            assignments=tuple(zip(targets, formulas[2:], strict=False)),
+            priority=None if event.priority is None else formulas[-1],
+        )
 
     @property
     def states(self) -> tuple[str, ...]:
@@ -103,7 +176,8 @@ class Model:
     @functools.cached_property
     def _definitions(self) -> tuple:
         parts = (self.derivatives, self.initial, self.expressions)
-        return tuple(tuple(part.items()) for part in parts)  # equal expressions are one object, so this is cheap
+        # Equal expressions are one object, so this is cheap.
+        return (self.events, *(tuple(part.items()) for part in parts))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Model) and self._definitions == other._definitions
