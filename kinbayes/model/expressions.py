@@ -206,18 +206,19 @@ def _no_derivative(name: str) -> Expr:
     raise ValueError(f"the derivative of {name} is not available; state the expression without it")
 
 
-def _is_boolean(node: Expr) -> bool:
+def is_boolean(node: Expr) -> bool:
+    """Return whether an expression is a truth value, not a number."""
     return node.op in OPERATIONS and OPERATIONS[node.op].is_boolean
 
 
 def _as_number(value: Operand) -> Expr:
     node = value if isinstance(value, Expr) else const(value)
-    return _node("where", (node, ONE, ZERO)) if _is_boolean(node) else node
+    return _node("where", (node, ONE, ZERO)) if is_boolean(node) else node
 
 
 def _as_boolean(value: Operand) -> Expr:
     node = value if isinstance(value, Expr) else const(value)
-    return node if _is_boolean(node) else apply("ne", node, ZERO)
+    return node if is_boolean(node) else apply("ne", node, ZERO)
 
 
 def apply(op: str, *args: Operand) -> Expr:
@@ -360,7 +361,7 @@ def directional_derivatives(roots: Sequence[Expr], direction: Mapping[str, Expr]
     mask = functools.reduce(operator.or_, map(_bit, direction), 0)
     done: dict[Expr, Expr] = {}
     for node in postorder(roots):
-        if not node._mask & mask or _is_boolean(node):
+        if not node._mask & mask or is_boolean(node):
             done[node] = ZERO
         elif node.op == "symbol":
             done[node] = direction[node.value]
@@ -389,7 +390,7 @@ def lift_constants(roots: Sequence[Expr], varying: Iterable[str], prefix: str) -
     names: dict[Expr, Expr] = {}
 
     def lifted(node: Expr) -> Expr:
-        if node._mask & mask or not node.args or _is_boolean(node):
+        if node._mask & mask or not node.args or is_boolean(node):
             return done.get(node, node)
         if node not in names:
             names[node] = symbol(f"{prefix}{len(names)}")
@@ -404,44 +405,6 @@ def lift_constants(roots: Sequence[Expr], varying: Iterable[str], prefix: str) -
             elif args:
                 done[node] = apply(node.op, *map(lifted, args))
     return [lifted(root) for root in roots], {e.value: part for part, e in names.items()}
-
-
-class Switch(NamedTuple):
-    """A comparison that changes at one time alone, and that time."""
-
-    condition: Expr
-    time: Expr
-
-
-_LINEAR = frozenset(("symbol", "add", "sub", "neg", "mul", "div"))
-
-
-def time_switches(roots: Sequence[Expr], states: Iterable[str], prefix: str) -> tuple[list[Expr], dict[str, Switch]]:
-    """Return `roots` with every comparison of time with a constant replaced by a symbol that is 1 or 0.
-
-    A comparison counts if its two sides differ by a linear function of time that no state enters. Between the times
-    of the switches, the roots are smooth where they were only piecewise so.
-    """
-    mask = functools.reduce(operator.or_, map(_bit, states), 0)
-    switches: dict[str, Switch] = {}
-    done: dict[Expr, Expr] = {}
-    for node in postorder(roots):
-        if not node.depends_on("time") or not node.args:
-            done[node] = node
-            continue
-        if node.op in ("lt", "le", "gt", "ge") and not node._mask & mask:
-            difference = node.args[0] - node.args[1]
-            (slope,) = derivatives([difference], "time")
-            # Floors and comparisons have no slope either, but they jump.
-            is_smooth = all(n.op in _LINEAR for n in postorder([difference]) if n.depends_on("time"))
-            if is_smooth and not slope.depends_on("time"):
-                (at_zero,) = substitute([difference], {"time": ZERO})
-                name = f"{prefix}{len(switches)}"
-                switches[name] = Switch(where(node, ONE, ZERO), -at_zero / slope)
-                done[node] = apply("ne", symbol(name), ZERO)
-                continue
-        done[node] = apply(node.op, *(done[a] for a in node.args))
-    return [done[root] for root in roots], switches
 
 
 class SparseJacobian(NamedTuple):

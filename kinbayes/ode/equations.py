@@ -1,20 +1,61 @@
 """A model's equations in the form in which they are solved: autonomous, smooth between switches, constants lifted."""
 
+import itertools
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from kinbayes.model.discontinuities import Mode, Switch, is_wave, modes, time_switches
 from kinbayes.model.expressions import (
     ONE,
     ZERO,
     Expr,
     SparseJacobian,
+    const,
     jacobian,
     lift_constants,
     substitute,
     symbol,
-    time_switches,
+    where,
 )
-from kinbayes.model.model import Model
+from kinbayes.model.model import Event, Model
+
+
+class Moments(NamedTuple):
+    """What happens at the moments where a model jumps, in the names of states, switches, modes and parameters.
+
+    Attributes
+    ----------
+    modes
+        Name -> a comparison or rounding that holds still between moments.
+    moves_rates
+        Of every mode whether it is in the derivatives.
+    is_wavy
+        Whether a mode follows a function of time that may turn back.
+    triggers, delays, priorities
+        Of every event; no priority is -infinity.
+    values
+        What all events assign, one event after the other.
+    targets
+        The states that they assign, by number.
+    first
+        Where the assignments of each event begin, and where the last end.
+    """
+
+    modes: Mapping[str, Mode]
+    moves_rates: tuple[bool, ...]
+    is_wavy: bool
+    triggers: tuple[Expr, ...]
+    delays: tuple[Expr, ...]
+    priorities: tuple[Expr, ...]
+    values: tuple[Expr, ...]
+    targets: tuple[int, ...]
+    first: tuple[int, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing jumps but at the times of switches."""
+        return not self.modes and not self.triggers
 
 
 class Equations(NamedTuple):
@@ -37,10 +78,14 @@ class Equations(NamedTuple):
     start
         The start of every state, in the names of the inputs.
     constants
-        Name -> what it is at time 0, in the names of the inputs; last come the times of the switches, then the
-        switches as they stand.
+        Name -> what it is at time 0, in the names of the inputs; last come the modes, the times of the switches, then
+        the switches as they stand.
     switches
         Name -> whether it is on, in the names of the constants and `time`.
+    moments
+        The formulas of events, and the modes.
+    events
+        The events as the model has them.
     """
 
     states: tuple[str, ...]
@@ -52,6 +97,13 @@ class Equations(NamedTuple):
     start: tuple[Expr, ...]
     constants: Mapping[str, Expr]
     switches: Mapping[str, Expr]
+    moments: Moments
+    events: tuple[Event, ...]
+
+    @property
+    def varying(self) -> frozenset[str]:
+        """What is not constant from the start to the end: states, switches and modes."""
+        return frozenset((*self.states, *self.switches, *self.moments.modes))
 
 
 def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
@@ -64,11 +116,13 @@ def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
     start
         The start of every state and the value of every parameter, in the names of the inputs.
     """
-    plain, switches = time_switches(list(model.derivatives.values()), model.states, "switch ")
-    has_time = any(e.depends_on("time") for e in plain)
+    plain, switches, moments = _smooth(model)
+    formulas = (*moments.triggers, *moments.delays, *moments.priorities, *moments.values)
+    followed = [e for mode in moments.modes.values() for e in mode]
+    has_time = any(e.depends_on("time") for e in (*plain, *formulas, *followed))
     states = (*model.states, "time") if has_time else model.states
     plain = [*plain, ONE] if has_time else plain
-    varying = {*states, *switches}
+    varying = {*states, *switches, *moments.modes}
     rhs, parts = lift_constants(plain, varying, "constant ")
     pattern = jacobian(rhs, states)
     entries, more = lift_constants(pattern.entries, varying, "coefficient ")
@@ -77,6 +131,7 @@ def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
         **{name: symbol(name) for name in model.parameters},
         **parts,
         **more,
+        **dict.fromkeys(moments.modes, ZERO),
         **{f"time of {name}": switch.time for name, switch in switches.items()},
         **dict.fromkeys(switches, ZERO),
     }
@@ -93,4 +148,39 @@ def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
         tuple(at_start[: len(states)]),
         dict(zip(constants, at_start[len(states) :], strict=True)),
         {name: switch.condition for name, switch in switches.items()},
+        moments,
+        model.events,
+    )
+
+
+def _smooth(model: Model) -> tuple[list[Expr], Mapping[str, Switch], Moments]:
+    """Return the derivatives as they are between jumps, and what jumps."""
+    events = model.events
+    number = {name: k for k, name in enumerate(model.states)}
+    roots = [
+        *model.derivatives.values(),
+        *(where(event.trigger, ONE, ZERO) for event in events),
+        *(event.delay for event in events),
+        *(const(-math.inf) if event.priority is None else event.priority for event in events),
+        *(value for event in events for _, value in event.assignments),
+    ]
+    roots, switches = time_switches(roots, model.states, "switch ")
+    num, size = len(model.states), len(events)
+    flowing = [name for name, rate in model.derivatives.items() if rate is not ZERO]
+    triggers, rates, found = modes(roots[num : num + size], roots[:num], flowing, "mode ")
+    delays, priorities, values = roots[num + size : num + 2 * size], roots[num + 2 * size :], roots[num + 3 * size :]
+    return (
+        rates,
+        switches,
+        Moments(
+            found,
+            tuple(any(rate.depends_on(name) for rate in rates) for name in found),
+            any(is_wave(mode.root, flowing) for mode in found.values()),
+            tuple(triggers),
+            tuple(delays),
+            tuple(priorities[:size]),
+            tuple(values),
+            tuple(number[target] for event in events for target, _ in event.assignments),
+            tuple(itertools.accumulate((len(event.assignments) for event in events), initial=0)),
+        ),
     )

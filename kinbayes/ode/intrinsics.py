@@ -18,6 +18,8 @@ from kinbayes.ode import tableau
 from kinbayes.ode.numbers import WIDTH as BLOCK
 
 _FILES = (
+    "event_sensitivities.py",
+    "events.py",
     "intrinsics.py",
     "kernel.py",
     "lu_loops.py",

@@ -36,16 +36,21 @@ from kinbayes.ode.intrinsics import (
 from kinbayes.ode.numbers import (
     ADVANCE,
     BEGIN,
+    CUT,
     END,
     GO_ON,
+    HAPPEN,
     JUMP,
     NUM_CODE,
     NUM_INTS,
     NUM_LANE_COLUMNS,
     OBSERVE,
+    PREPARE,
     REST,
     STEP,
+    WATCH,
     WIDTH,
+    Code,
     Floats,
     Ints,
     Parts,
@@ -57,12 +62,14 @@ from kinbayes.ode.status import Status
 
 _ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)
 
-_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES, _, _, _, _ = range(NUM_CODE)
+_, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES = range(9)
+_EVENTS = Code._fields.index("events")
 _GAMMA = tableau.GAMMA
 _A, _C, _H = tableau.A, tableau.C, tableau.H
 _NUM_STAGES = tableau.NUM_STAGES
 _OK, _MAX_STEPS, _NOT_FINITE = int(Status.OK), int(Status.MAX_STEPS), int(Status.NOT_FINITE)
 _STEP_TOO_SMALL, _NO_STEADY_STATE = int(Status.STEP_TOO_SMALL), int(Status.NO_STEADY_STATE)
+_EVENTS_FAILED = int(Status.EVENTS_FAILED)
 _SAFETY = 0.9
 # Of the PI controller (Hairer & Wanner 1996, IV.2): on ten published problems it rejects half as many steps as the
 # plain one, for the same work at the same accuracy.
@@ -213,6 +220,17 @@ def _start(code, work, lane, index, constant, is_given, num_inputs, num_sometime
 
 
 @inline
+def _turn(code, work, sizes, at):
+    """Set the switches as they are at a time; keep what they were."""
+    switches = plus(work.constants, sizes.constants - sizes.switches)
+    for s in range(sizes.switches):
+        work.turned[s] = switches[s]
+    work.shift[0] = at
+    if sizes.switches > 0:
+        call(code[_SWITCH], (work.shift, work.constants, switches))
+
+
+@inline
 def _segment(code, work, sizes, t, end):
     """Set the switches for the time after `t`; return when the next of them changes, at most `end`."""
     times = plus(work.constants, sizes.constants - 2 * sizes.switches)
@@ -221,9 +239,7 @@ def _segment(code, work, sizes, t, end):
         if times[s] > t * (1.0 + _SAME_TIME) and times[s] < stop:
             stop = times[s]
     # In the middle of a segment no comparison of times is in doubt.
-    work.shift[0] = 0.5 * (t + stop) if stop < _NEVER else 2.0 * t + 1.0
-    if sizes.switches > 0:
-        call(code[_SWITCH], (work.shift, work.constants, plus(times, sizes.switches)))
+    _turn(code, work, sizes, 0.5 * (t + stop) if stop < _NEVER else 2.0 * t + 1.0)
     return stop
 
 
@@ -249,6 +265,60 @@ def _differentiate(event, task, at, is_equilibration, a):
         )
 
 
+@inline
+def _happen(kind, task, is_equilibration, t, t_new):
+    """Let the loops of events do their part."""
+    call(
+        task.code[_EVENTS],
+        (kind, task.code, task.ints, task.floats, task.memory, task.lane, task.is_wanted, is_equilibration, t, t_new),
+    )
+
+
+@jit
+def _rows_until(code, sizes, whole, real, work, task, is_equilibration, at, last, end, is_closed, t, ih, table, states):
+    """Observe at the times before `end`, or up to it, within the step from `t`.
+
+    Returns the sum of the log densities, and which time is next.
+    """
+    n, num = sizes.states, sizes.states - sizes.has_time
+    y, u, k, observed, total = work.y, work.u, work.stages, work.observed, 0.0
+    m = (n + WIDTH - 1) // WIDTH * WIDTH
+    while at < last and (real.times[at] < end or (is_closed and real.times[at] == end)):
+        theta = (real.times[at] - t) * ih
+        for i in range(n):
+            inner = 0.0
+            for s in range(_NUM_STAGES):
+                inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * k[s * m + i]
+            observed[i] = (1.0 - theta) * y[i] + theta * (u[i] + (1.0 - theta) * inner)
+        total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
+        _differentiate(OBSERVE, task, at, is_equilibration, theta)
+        if not is_null(states):
+            for i in range(num):
+                states[at * num + i] = observed[i]
+        at += 1
+    return total, at
+
+
+@jit
+def _moment(code, sizes, whole, work, task, is_equilibration, is_after, t, end):
+    """Do what happens at a time, before its rows are observed or after; return when the next moment is due.
+
+    A comparison with time that is strict, or that ends with its time, changes after the rows of that time.
+    """
+    stop = t
+    if is_after:
+        stop = _segment(code, work, sizes, t, end)
+    else:
+        _turn(code, work, sizes, t)
+    if t > 0.0 and sizes.switches > 0 and task.is_wanted:
+        _linearize(code, work, work.y, sizes.states, sizes.entries)
+        _differentiate(JUMP, task, 0, is_equilibration, t)
+    if sizes.has_events != 0:
+        _happen(HAPPEN, task, is_equilibration, t, 0.0)
+        stop = min(stop, work.moment[1]) if is_after else stop
+    return stop
+
+
 @jit
 def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, table, states):
     """Integrate from time 0 and observe at the times `at` to `last`, or until nothing moves any more.
@@ -259,37 +329,60 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
     rtol, atol = real.tolerances[0], real.tolerances[1]
     y, u, f, jac, k = work.y, work.u, work.f, work.jac, work.stages
     m = (n + WIDTH - 1) // WIDTH * WIDTH
-    last_stage, observed = plus(k, (_NUM_STAGES - 1) * m), work.observed
+    last_stage = plus(k, (_NUM_STAGES - 1) * m)
     total, t, steps, rejected = 0.0, 0.0, 0, 0
     end = _NEVER if is_equilibration else real.times[last - 1]
+    has_events = sizes.has_events != 0
     floors = work.floors
     for i in range(n):
         u[i], work.largest[i], work.weights[i] = y[i], 0.0, _LARGEST
     for i in range(_NUM_STAGES * m):
         k[i] = 0.0  # the lane before may have left NaN, which no weight of 0 takes away
     error, log_previous, h, ih, was_rejected = 0.0, 0.0, 0.0, 0.0, False
-    stop, t_new = 0.0, end if num == 0 else 0.0
+    stop, t_new, is_cut = 0.0, end if num == 0 else 0.0, False
+    if has_events:
+        _turn(code, work, sizes, 0.0)
+        _happen(PREPARE, task, is_equilibration, 0.0, 0.0)
     while True:
-        # Observe up to the new time: at first that of the start.
-        while at < last and real.times[at] <= t_new:
-            theta = (real.times[at] - t) * ih
-            for i in range(n):
-                inner = 0.0
-                for s in range(_NUM_STAGES):
-                    inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * k[s * m + i]
-                observed[i] = (1.0 - theta) * y[i] + theta * (u[i] + (1.0 - theta) * inner)
-            total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
-            _differentiate(OBSERVE, task, at, is_equilibration, theta)
-            if not is_null(states):
-                for i in range(num):
-                    states[at * num + i] = observed[i]
-            at += 1
+        # Observe up to the new time: at first that of the start. Where something happens then, it happens first.
+        is_moment = has_events and (is_cut or t_new >= stop)
+        if at < last and real.times[at] <= t_new:
+            more, at = _rows_until(
+                code,
+                sizes,
+                whole,
+                real,
+                work,
+                task,
+                is_equilibration,
+                at,
+                last,
+                t_new,
+                not is_moment,
+                t,
+                ih,
+                table,
+                states,
+            )
+            total += more
+        if is_cut:
+            _happen(CUT, task, is_equilibration, t, t_new)
+            _differentiate(CUT, task, at, is_equilibration, work.moment[0])
         t = t_new
         _set_weights(work, u, num, rtol, atol)
-        is_steady = is_equilibration and stop == end and _is_steady(work, whole, sizes.entries, num, t, h)
+        is_steady = is_equilibration and stop == end and not is_cut
+        is_steady = is_steady and _is_steady(work, whole, sizes.entries, num, t, h)
         for i in range(n):
             y[i] = u[i]
         _differentiate(ADVANCE, task, at, is_equilibration, t)
+        if is_moment:
+            _moment(code, sizes, whole, work, task, is_equilibration, False, t, end)
+            if work.moment[2] != 0.0:
+                return total, _EVENTS_FAILED, t, steps, rejected
+            more, at = _rows_until(
+                code, sizes, whole, real, work, task, is_equilibration, at, last, t, True, t, 0.0, table, states
+            )
+            total += more
         if is_steady and task.is_wanted:
             _differentiate(REST, task, at, is_equilibration, h)
             if work.row[0] == 0.0:
@@ -297,15 +390,16 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
         if is_steady or not t < end:
             status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
             return total, status, t, steps, rejected
-        if t >= stop:
-            for i in range(n):
-                work.sum[i] = f[i]
-            stop = _segment(code, work, sizes, t, end)
+        if t >= stop or is_cut:
+            stop = _moment(code, sizes, whole, work, task, is_equilibration, True, t, end)
+            if has_events:
+                if work.moment[2] != 0.0:
+                    return total, _EVENTS_FAILED, t, steps, rejected
+                _set_weights(work, y, num, rtol, atol)
             if not _linearize(code, work, y, n, sizes.entries):
                 return total, _NOT_FINITE, t, steps, rejected
-            if t > 0.0 and sizes.switches > 0:
-                _differentiate(JUMP, task, at, is_equilibration, t)
             h = _initial_step(work, sizes, whole, num)
+            is_cut = False
         else:
             log_error = math.log(max(error, _SMALLEST_ERROR))
             factor = _SAFETY * math.exp(_GAIN_BEFORE * log_previous - _GAIN * log_error)
@@ -357,6 +451,10 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
             was_rejected = True
             shrink = _SAFETY * math.exp(-0.2 * math.log(error)) if is_good and error < _LARGEST else _SHRINK
             h *= max(_SHRINK, shrink)
+        if has_events:
+            _happen(WATCH, task, is_equilibration, t, t_new)
+            if work.moment[0] <= 1.0:
+                is_cut, t_new = True, work.moment[3]
 
 
 @inline

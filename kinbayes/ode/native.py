@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ from kinbayes.model.expressions import Expr, SparseJacobian, substitute, symbol
 from kinbayes.model.llvm import Function, MachineCode, machine_code
 from kinbayes.model.model import Model
 from kinbayes.ode import kernel
-from kinbayes.ode.equations import Equations, equations
-from kinbayes.ode.numbers import NUM_CODE, NUM_LANE_COLUMNS, Code, Numbers
+from kinbayes.ode.equations import Equations, Moments, equations
+from kinbayes.ode.numbers import NUM_CODE, NUM_LANE_COLUMNS, Code, EventInts, EventSizes, Numbers
 from kinbayes.ode.sensitivity_equations import Observer, SensitivityEquations, sensitivity_equations
 from kinbayes.ode.sparse_lu import SparseLU, elimination, indexed_lu, method, residual, sparse_lu
 from kinbayes.ode.status import Status
@@ -24,6 +25,11 @@ from kinbayes.ode.status import Status
 _POINTER = ctypes.c_void_p
 _EVALUATE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, ctypes.c_int64, *[_POINTER] * 7)(kernel.evaluate.address)
 
+
+_ROOM = 64  # for events that wait, beside four for each
+# Points of a step at which modes are looked at. A function of time alone does not keep steps short: it may turn back
+# and forth within one.
+_SAMPLES, _SAMPLES_OF_WAVES = 4, 64
 
 # Addresses stand in compiled JAX programs, whose life nobody can follow; so machine code (some 50 KB a model) is kept.
 _KEPT: list[MachineCode] = []
@@ -46,6 +52,8 @@ class Compiled(NamedTuple):
         Whether time is a state, and whether stages come solved.
     num_constants, num_switches, num_factors
         Lengths of arrays.
+    event_sizes
+        Of what happens at moments; None where nothing does.
     equations, lu
         From which derivatives are made.
     """
@@ -59,6 +67,7 @@ class Compiled(NamedTuple):
     num_constants: int
     num_switches: int
     num_factors: int
+    event_sizes: EventSizes | None
     equations: Equations
     lu: SparseLU | None
 
@@ -94,10 +103,15 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
         _stage(found.rhs, states, constants, solver),
         *solver.functions,
         *(Function(f"observe{k}", [*names, o.arguments], [o.outputs]) for k, o in enumerate(observers)),
+        *_event_functions(found.moments, names),
     ]
     code = machine_code(functions)
     _KEPT.append(code)
     addresses = {"evaluate": kernel.evaluate.address, **solver.addresses, **code.addresses}
+    if not found.moments.is_empty:
+        from kinbayes.ode import events  # compiled only where a model has some
+
+        addresses["events"] = events.events.address
     order = (*Code._fields, *(f"observe{k}" for k in range(len(observers))))
     return Compiled(
         np.array([addresses.get(name, 0) for name in order], dtype=np.int64),
@@ -109,8 +123,45 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
         len(constants),
         len(found.switches),
         solver.num_factors,
+        None if found.moments.is_empty else _event_sizes(found.moments),
         found,
         solver.lu,
+    )
+
+
+def _event_functions(moments: Moments, names: tuple[Sequence[str], Sequence[str]]) -> list[Function]:
+    if moments.is_empty:
+        return []
+    return [
+        Function("watch", names, [[mode.value for mode in moments.modes.values()]]),
+        Function("fires", names, [[*moments.triggers, *moments.delays, *moments.priorities]]),
+        Function("assign", names, [moments.values]),
+    ]
+
+
+def _event_sizes(moments: Moments) -> EventSizes:
+    return EventSizes(
+        modes=len(moments.modes),
+        events=len(moments.triggers),
+        assignments=len(moments.values),
+        most=max((b - a for a, b in itertools.pairwise(moments.first)), default=0) or 1,
+        capacity=_ROOM + 4 * len(moments.triggers),
+        samples=_SAMPLES_OF_WAVES if moments.is_wavy else _SAMPLES,
+    )
+
+
+def event_numbers(code: Compiled, sizes: EventSizes, event_parts: Int[np.ndarray, " parts"]) -> EventInts:
+    """Return the numbers of events, without those that derivatives take."""
+    moments, events = code.equations.moments, code.equations.events
+    return EventInts(
+        event_sizes=np.array(sizes),
+        event_parts=event_parts,
+        moves_rates=np.array(moments.moves_rates),
+        is_true_before=np.array([event.is_true_before for event in events]),
+        is_persistent=np.array([event.is_persistent for event in events]),
+        keeps_values=np.array([event.keeps_values for event in events]),
+        assignment_start=np.array(moments.first),
+        assignment_state=np.array(moments.targets),
     )
 
 
@@ -144,6 +195,10 @@ def differentiated(
     _KEPT.append(more)
     own = {**dict(zip(Code._fields, code.addresses.tolist(), strict=False)), **more.addresses}
     own["derivatives"] = sensitivities.derivatives.address
+    if code.event_sizes is not None:
+        from kinbayes.ode import event_sensitivities
+
+        own["event_derivatives"] = event_sensitivities.event_derivatives.address
     addresses = [own[name] for name in Code._fields]
     behind = [more.addresses[f"partials{k}"] for k in range(len(observers))]
     return Differentiated(np.array([*addresses, *code.addresses[NUM_CODE:], *behind], dtype=np.int64), found)

@@ -59,6 +59,37 @@ class DerivativeInts(NamedTuple):
     partial_index: np.ndarray = np.zeros(0)  # of it
 
 
+class EventInts(NamedTuple):
+    """Sections of whole numbers that events and modes take, and empty without them."""
+
+    event_sizes: np.ndarray = np.zeros(0)  # in the order of `EventSizes`
+    event_parts: np.ndarray = np.zeros(0)  # where in memory those of `EventParts` begin
+    moves_rates: np.ndarray = np.zeros(0)  # (modes,)
+    is_true_before: np.ndarray = np.zeros(0)  # (events,)
+    is_persistent: np.ndarray = np.zeros(0)  # (events,)
+    keeps_values: np.ndarray = np.zeros(0)  # (events,)
+    assignment_start: np.ndarray = np.zeros(0)  # (events + 1,): where the assignments of each begin
+    assignment_state: np.ndarray = np.zeros(0)
+    # Partial derivatives, where derivatives are wanted: (modes + events + assignments + 1,) where those of a mode's
+    # root, of a delay, of a new value begin.
+    moment_start: np.ndarray = np.zeros(0)
+    moment_kind: np.ndarray = np.zeros(0)  # 0: with respect to a state, 1: an input
+    moment_index: np.ndarray = np.zeros(0)  # of it
+
+
+class EventSizes(NamedTuple):
+    """Numbers of things that events and modes take."""
+
+    modes: int
+    events: int
+    assignments: int
+    most: int  # assignments of an event
+    capacity: int  # of the list of events that wait
+    samples: int  # points of a step at which modes are looked at
+    partials: int = 0
+    blocks: int = 0  # of tangents
+
+
 class DerivativeSizes(NamedTuple):
     """Numbers of things that derivatives take."""
 
@@ -96,6 +127,34 @@ class Parts(NamedTuple):
     newest: int  # the coefficients a and c / h of the newest stage
     arguments: int
     row: int
+    turned: int  # the switches before they turned
+    # What events tell: the place within the step of a moment, or 2; the time of the next event that waits; whether
+    # they fail; the time of that place.
+    moment: int
+
+
+class EventParts(NamedTuple):
+    """Lengths of the parts of a thread's memory for events; pointers to them inside their loops."""
+
+    seen: int  # modes as they are at a point
+    kept: int  # modes as they were
+    fires: int  # triggers, delays, priorities
+    is_true: int  # the triggers
+    assigned: int  # what all events would assign
+    point: int  # the states within a step
+    waiting: int  # (capacity,): the event's number, or -1
+    order: int  # (capacity,): when it came to wait
+    due: int  # (capacity,): its time
+    values: int  # (capacity, most): what it will assign
+    about: int  # how many have come to wait; the state of the random numbers; which mode changed first, or -1
+    # Derivatives
+    delay: int  # (blocks, WIDTH): by how much the moment comes later
+    due_delay: int  # (capacity, blocks, WIDTH)
+    value_tangents: int  # (capacity, most, blocks, WIDTH)
+    new_tangents: int  # (most, blocks, WIDTH)
+    partials: int
+    before: int  # (states,): the derivatives before what happens
+    after: int
 
 
 class DerivativeParts(NamedTuple):
@@ -163,12 +222,13 @@ class Sizes(NamedTuple):
     max_steps: int
     memory: int  # numbers that a thread needs room for
     has_gradient: int = 0  # whether the code has what derivatives take
+    has_events: int = 0  # whether it has what events and modes take
 
 
 class Code(NamedTuple):
     """Addresses: of the kernel, then of a model's functions; those of the observables follow, then their derivatives'.
 
-    The last constants of a model are the times at which it switches, then the switches as they stand.
+    The last constants of a model are its modes, the times at which it switches, then the switches as they stand.
     """
 
     evaluate: int  # the kernel itself, for those who call it by address
@@ -192,10 +252,22 @@ class Code(NamedTuple):
     # solver is straight-line code
     tangent: int = 0
     solve_block: int = 0  # (right-hand sides of a block, factors, scratch, pattern), where that is none
+    # What events and modes take; 0 without them.
+    events: int = 0  # the loops around the next three
+    watch: int = 0  # (states, constants) -> modes
+    fires: int = 0  # (states, constants) -> triggers, delays, priorities
+    assign: int = 0  # (states, constants) -> what all events assign
+    event_derivatives: int = 0  # the loops that move tangents over moments
+    # (states, constants, more constants) -> partial derivatives of roots, of delays, and of what is assigned
+    moment_partials: int = 0
 
 
 # For what the kernel calls the loops of derivatives.
-BEGIN, GO_ON, STEP, REST, OBSERVE, ADVANCE, JUMP, END = range(8)
+BEGIN, GO_ON, STEP, REST, OBSERVE, CUT, ADVANCE, JUMP, END = range(9)
+# For what it calls the loops of events.
+PREPARE, WATCH, HAPPEN = range(3)
+# For what these call the loops that move tangents.
+AT_START, AT_SWITCH, AT_ROOT, MOVE, FIRE, TAKE, MAKE = range(7)
 
 
 class LaneColumns(NamedTuple):
@@ -240,6 +312,33 @@ def parts(sizes: Sizes) -> Parts:
         newest=2,
         arguments=sizes.arguments,
         row=sizes.columns + 1,
+        turned=sizes.switches,
+        moment=4,
+    )
+
+
+def event_parts(sizes: Sizes, own: EventSizes) -> EventParts:
+    """Return the lengths of the parts."""
+    n, block = padded(sizes.states), own.blocks * WIDTH
+    return EventParts(
+        seen=own.modes,
+        kept=own.modes,
+        fires=3 * own.events,
+        is_true=own.events,
+        assigned=own.assignments,
+        point=n,
+        waiting=own.capacity,
+        order=own.capacity,
+        due=own.capacity,
+        values=own.capacity * own.most,
+        about=3,
+        delay=block,
+        due_delay=own.capacity * block,
+        value_tangents=own.capacity * own.most * block,
+        new_tangents=own.most * block,
+        partials=own.partials,
+        before=n,
+        after=n,
     )
 
 
@@ -274,24 +373,46 @@ def derivative_parts(sizes: Sizes, own: DerivativeSizes) -> DerivativeParts:
     )
 
 
-def offsets(lengths: Parts | DerivativeParts, *, start: int = 0) -> Int[np.ndarray, " parts_and_1"]:
+def offsets(lengths: Parts | DerivativeParts | EventParts, *, start: int = 0) -> Int[np.ndarray, " parts_and_1"]:
     """Return where parts begin, each at a whole vector, and where the last ends."""
     return start + np.concatenate([[0], np.cumsum([padded(length) for length in lengths])])
 
 
 NUM_FLOATS, NUM_CODE = len(Floats._fields), len(Code._fields)
-NUM_INTS = len(Ints._fields) + len(DerivativeInts._fields)
+NUM_INTS = len(Ints._fields) + len(DerivativeInts._fields) + len(EventInts._fields)
 NUM_LANE_COLUMNS = len(LaneColumns._fields)
 NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 
 METHOD = np.stack([A, C])
-NO_DERIVATIVES = DerivativeInts()
+NO_DERIVATIVES, NO_EVENTS = DerivativeInts(), EventInts()
 
 
-def pack(ints: Ints, floats: Floats, derivatives: DerivativeInts = NO_DERIVATIVES) -> tuple[np.ndarray, np.ndarray]:
+class Layout(NamedTuple):
+    """Sizes with the memory that they take, and where the parts of memory begin."""
+
+    sizes: Sizes
+    parts: Int[np.ndarray, " parts"]
+    derivative_parts: Int[np.ndarray, " derivative_parts"]
+    event_parts: Int[np.ndarray, " event_parts"]
+
+
+def laid_out(sizes: Sizes, derivative_sizes: DerivativeSizes | None, event_sizes: EventSizes | None) -> Layout:
+    """Lay out the memory of a thread."""
+    plain = offsets(parts(sizes))
+    own = derivative_sizes
+    second = plain[-1:] if own is None else offsets(derivative_parts(sizes, own), start=int(plain[-1]))
+    more = event_sizes
+    third = second[-1:] if more is None else offsets(event_parts(sizes, more), start=int(second[-1]))
+    sizes = sizes._replace(memory=int(third[-1]), has_gradient=int(own is not None), has_events=int(more is not None))
+    return Layout(sizes, plain[:-1], second[:-1], third[:-1])
+
+
+def pack(
+    ints: Ints, floats: Floats, derivatives: DerivativeInts = NO_DERIVATIVES, events: EventInts = NO_EVENTS
+) -> tuple[np.ndarray, np.ndarray]:
     """Return all sections as one array of whole and one of real numbers."""
-    int_parts = [np.asarray(part, dtype=np.int64).ravel() for part in (*ints, *derivatives)]
+    int_parts = [np.asarray(part, dtype=np.int64).ravel() for part in (*ints, *derivatives, *events)]
     float_parts = [np.asarray(part, dtype=np.float64).ravel() for part in floats]
     int_offsets = NUM_OFFSETS + np.cumsum([0, *(part.size for part in int_parts)])
     float_offsets = np.cumsum([0, *(part.size for part in float_parts)])
@@ -300,7 +421,7 @@ def pack(ints: Ints, floats: Floats, derivatives: DerivativeInts = NO_DERIVATIVE
 
 def section(ints: np.ndarray, name: str) -> np.ndarray:
     """Return a section of whole numbers out of what `pack` made."""
-    k = (*Ints._fields, *DerivativeInts._fields).index(name)
+    k = (*Ints._fields, *DerivativeInts._fields, *EventInts._fields).index(name)
     return ints[ints[k] : ints[k + 1]]
 
 

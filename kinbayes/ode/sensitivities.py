@@ -28,6 +28,7 @@ from kinbayes.ode.intrinsics import (
 from kinbayes.ode.numbers import (
     ADVANCE,
     BEGIN,
+    CUT,
     END,
     GO_ON,
     JUMP,
@@ -50,7 +51,6 @@ _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slope
 _LINEARIZE, _FACTOR, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "factor", "solve_block"))
 _A, _C, _H, _GAMMA, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.GAMMA, tableau.NUM_STAGES
 _LARGEST = 1e300
-_SAME_TIME = 1e-14
 _MOST_TO_REST, _GROW = 60, 6.0  # steps, and how much longer each is than the one before
 _STEADY = 0.1  # part of its tolerance that a tangent at rest may still move
 _FINEST = 1e-10  # relative tolerance of that; rounding keeps tangents from finer ones
@@ -180,21 +180,20 @@ def _begin(code, work, part, own, sizes, own_sizes, lane, tangent, is_reset, sca
 
 
 @jit
-def _jump(code, work, part, own, sizes, own_sizes, lane, tangent, t):
+def _jump(code, work, part, own, sizes, own_sizes, lane, tangent):
     """Move the tangents over the switches of a time: a later one keeps the old derivatives for longer.
 
-    Those that switch at once are turned back one after the other: each moves the tangents by what it alone changes.
+    Those that have turned are turned back one after the other: each moves the tangents by what it alone changes.
     """
     n = sizes.states
-    times = plus(work.constants, sizes.constants - 2 * sizes.switches)
-    switches = plus(times, sizes.switches)
+    switches = plus(work.constants, sizes.constants - sizes.switches)
     before, after = part.scratch, plus(part.scratch, n)
     num_switches = sizes.switches if own_sizes.switch_entries > 0 else 0
     for i in range(n):
         after[i] = work.f[i]
     for s in range(num_switches):
-        if abs(times[s] - t) <= _SAME_TIME * t:
-            switches[s] = 1.0 - switches[s]
+        if work.turned[s] != switches[s]:
+            work.turned[s], switches[s] = switches[s], work.turned[s]
             # The factors are computed anew in every step; until then the Jacobian, which nobody wants, may lie there.
             call(code[_LINEARIZE], (work.y, work.constants, before, work.factors))
             for q in range(own_sizes.switch_entries):
@@ -205,8 +204,7 @@ def _jump(code, work, part, own, sizes, own_sizes, lane, tangent, t):
             for i in range(n):
                 after[i] = before[i]
     for s in range(num_switches):
-        if abs(times[s] - t) <= _SAME_TIME * t:
-            switches[s] = 1.0 - switches[s]
+        work.turned[s], switches[s] = switches[s], work.turned[s]
 
 
 @inline
@@ -219,6 +217,19 @@ def _dense(part, out, i, b, n, theta, factor):
     for s in range(_NUM_STAGES):
         weight = theta * (1.0 - theta) * (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s]))
         add_multiple(out, factor * weight, plus(part.k, (b * _NUM_STAGES + s) * size + i * BLOCK))
+
+
+@jit
+def _cut(part, blocks, n, theta):
+    """End the step early, at a place within it."""
+    size = blocks * n * BLOCK
+    for x in range(size):
+        part.observed[x] = 0.0
+    for b in range(blocks):
+        for i in range(n):
+            _dense(part, plus(part.observed, (b * n + i) * BLOCK), i, b, n, theta, 1.0)
+    for x in range(size):
+        part.u[x] = part.observed[x]
 
 
 @jit
@@ -299,8 +310,8 @@ def _derivatives(sources: int):
     def derivatives(event, code, ints, floats, memory, lane, at, is_equilibration, a, gradient, slopes):
         """Do what an event of the kernel asks for; what it is told is the first entry of the row in `memory`.
 
-        `a` is the inverse step of `STEP`, the last step before `REST`, the place within the step of `OBSERVE`, and the
-        time of `JUMP`.
+        `a` is the inverse step of `STEP`, the last step before `REST`, and the place within the step of `OBSERVE` and
+        `CUT`.
         """
         whole, real = _ints_of(ints, ints), _floats_of(floats, plus(ints, NUM_INTS + 1))
         own = _derivative_ints_of(ints, plus(ints, _FIRST))
@@ -335,8 +346,10 @@ def _derivatives(sources: int):
         elif event == ADVANCE:
             for x in range(blocks * n * BLOCK):
                 part.y[x] = part.u[x]
+        elif event == CUT:
+            _cut(part, blocks, n, a)
         elif event == JUMP:
-            _jump(code, work, part, own, sizes, own_sizes, lane, tangent, a)
+            _jump(code, work, part, own, sizes, own_sizes, lane, tangent)
         elif event == END and not is_null(gradient):
             _end(part, own, lane, sizes.parameters, gradient)
         elif event in (BEGIN, GO_ON):

@@ -96,6 +96,8 @@ class SensitivityEquations(NamedTuple):
         The terms in which inputs are.
     partials
         Of every observer.
+    moments
+        Of the functions whose passing changes modes, of the delays of events, and of what they assign.
     num_varying, num_bent, num_more
         Numbers of entries of the terms' Jacobian that depend on states, of those with a derivative, and of constants.
     """
@@ -106,6 +108,7 @@ class SensitivityEquations(NamedTuple):
     switches: Sparse
     source_rows: tuple[int, ...]
     partials: tuple[Partials, ...]
+    moments: Partials
     num_varying: int
     num_bent: int
     num_more: int
@@ -143,7 +146,7 @@ def sensitivity_equations(
     start = dict(zip(start, substitute(list(start.values()), {**renamed, "time": ZERO}), strict=True))
     parameters = {name: e for name, e in start.items() if name not in found.states}
     names = [own[k] for k in wanted]
-    varying = {*found.states, *found.switches}
+    varying = found.varying
     more: dict[str, Expr] = {}
 
     def lifted(roots: Sequence[Expr], besides: Iterable[str] = ()) -> list[Expr]:
@@ -153,7 +156,7 @@ def sensitivity_equations(
         return roots
 
     own_names = frozenset(own)
-    known = {n: e for n, e in constants.items() if n not in found.switches}
+    known = {n: e for n, e in constants.items() if n not in found.varying}
     steady = {n for n, e in known.items() if not any(e.depends_on(name) for name in names)}
     terms = _terms(found.rhs, varying, steady)
     sources = jacobian(substitute(terms.terms, known), names)
@@ -166,6 +169,11 @@ def sensitivity_equations(
         roots, which = _partials(observer, found, parameters, names, wanted)
         functions.append((f"partials{k}", lifted(roots, observer.arguments), observer.arguments))
         partials.append(which)
+    happening = found.moments
+    roots = [mode.root for mode in happening.modes.values()]
+    moments = Observer((*roots, *happening.delays, *happening.values), ())
+    roots, of_moments = _partials(moments, found, parameters, names, wanted)
+    moment_partials = lifted(roots)
     held, extra = tuple(found.constants), tuple(more)
     tamed = [[_tamed(e) for e in pattern.entries] for pattern in (at_start, at_switches)]
     seed = Function("seed", [own], [*tamed, tuple(more.values())])
@@ -176,12 +184,14 @@ def sensitivity_equations(
             slopes.function._replace(inputs=[*slopes.function.inputs, held, extra]),
             _tangent(found, terms, slopes, source_terms, lu),
             *(Function(name, [found.states, held, extra, args], [roots]) for name, roots, args in functions),
+            Function("moment_partials", [found.states, held, extra], [moment_partials]),
         ),
         _sparse(sources.rows, [wanted[c] for c in sources.columns]),
         _sparse(at_start.rows, [wanted[c] for c in at_start.columns]),
         _sparse(at_switches.rows, [wanted[c] for c in at_switches.columns]),
         source_terms,
         tuple(partials),
+        of_moments,
         len(slopes.varying),
         len(slopes.bent),
         len(more),

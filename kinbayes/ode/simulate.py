@@ -10,7 +10,7 @@ from jaxtyping import Float
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.model import Model
 from kinbayes.ode import native
-from kinbayes.ode.numbers import METHOD, Floats, Ints, Numbers, Sizes, offsets, pack, parts
+from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints, Numbers, Sizes, laid_out, pack
 from kinbayes.ode.status import Status
 from kinbayes.ode.tolerances import check_tolerances
 
@@ -125,12 +125,14 @@ def _numbers(
         max_steps=max_steps,
         memory=0,
     )
-    at = offsets(parts(sizes))
-    sizes = sizes._replace(memory=int(at[-1]))
+    layout = laid_out(sizes, None, code.event_sizes)
+    events = NO_EVENTS
+    if code.event_sizes is not None:
+        events = native.event_numbers(code, code.event_sizes, layout.event_parts)
     none = np.zeros(0)
     by_parameter = np.full(len(given), -1)
     ints = Ints(
-        sizes=np.array(sizes),
+        sizes=np.array(layout.sizes),
         entry_rows=code.entries[0],
         entry_columns=code.entries[1],
         pattern=code.pattern,
@@ -144,8 +146,8 @@ def _numbers(
         row_place=none,
         row_arguments=np.zeros(1),
         argument_index=none,
-        parts=at[:-1],
+        parts=layout.parts,
     )
     values = np.array(given)
     floats = Floats(METHOD, np.array(tolerances), none, values, none, values, none, times, none)
-    return Numbers(code.addresses, *pack(ints, floats))
+    return Numbers(code.addresses, *pack(ints, floats, NO_DERIVATIVES, events))

@@ -12,6 +12,7 @@ class Status(IntEnum):
     STEP_TOO_SMALL = 3
     SOLVER_FAILED = 4
     NO_STEADY_STATE = 5
+    EVENTS_FAILED = 6
 
     @property
     def advice(self) -> str:
@@ -25,5 +26,6 @@ _ADVICE = {
     Status.NOT_FINITE: "the solution or an observable became infinite or NaN; check signs, units and bounds",
     Status.STEP_TOO_SMALL: "the step size shrank to nothing: a singularity or a jump; check the model near that time",
     Status.NO_STEADY_STATE: "the pre-equilibration came to no rest; look in its experiment for a state that only grows",
+    Status.EVENTS_FAILED: "events fire without end, too many wait, or a delay is negative; check triggers and delays",
     Status.SOLVER_FAILED: "an implicit step could not be solved; loosen rtol and atol or narrow the bounds",
 }

@@ -5,14 +5,15 @@ from jaxtyping import Float, Int
 
 from kinbayes.ode import native
 from kinbayes.ode.numbers import (
+    NO_EVENTS,
     WIDTH,
     DerivativeInts,
     DerivativeSizes,
     Numbers,
-    derivative_parts,
-    offsets,
+    laid_out,
     pack,
 )
+from kinbayes.ode.sensitivity_equations import INPUT
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData
 from kinbayes.problem.likelihood import Likelihood, RowDerivatives
@@ -43,7 +44,8 @@ def numbers(
     found = derivatives.equations
     index, before = (np.asarray(part.index).T for part in (data.inputs, data.equilibration.inputs))
     used = np.zeros(index.shape[1], dtype=bool)
-    used[np.concatenate([found.sources.columns, found.start.columns, found.switches.columns])] = True
+    at_moments = found.moments.index[found.moments.kind == INPUT]
+    used[np.concatenate([found.sources.columns, found.start.columns, found.switches.columns, at_moments])] = True
     lanes = [np.unique(lane[:, used][lane[:, used] >= 0]) for lane in np.stack([index, before], axis=1)]
     tangent, tangent_before = (_tangents(table, used, lanes) for table in (index, before))
     most = max(map(len, lanes))
@@ -58,13 +60,16 @@ def numbers(
         more=found.num_more,
         partials=max((len(p.kind) for p in found.partials), default=0),
     )
-    at = offsets(derivative_parts(sizes, own), start=sizes.memory)
+    event_sizes = None
+    if code.event_sizes is not None:
+        event_sizes = code.event_sizes._replace(partials=len(found.moments.kind), blocks=own.blocks)
+    layout = laid_out(sizes, own, event_sizes)
     lines = [len(p.kind) for p in found.partials]
     starts = np.cumsum([0, *lines])
     columns, kinds, indices = (np.concatenate(part) for part in zip(*found.partials, strict=True))
     more = DerivativeInts(
         derivative_sizes=np.array(own),
-        derivative_parts=at[:-1],
+        derivative_parts=layout.derivative_parts,
         lane_tangents=np.cumsum([0, *map(len, lanes)]),
         tangent_parameter=np.concatenate(lanes),
         input_tangent=tangent,
@@ -81,8 +86,16 @@ def numbers(
         partial_kind=kinds,
         partial_index=indices,
     )
-    sizes = sizes._replace(has_gradient=1, memory=int(at[-1]))
-    return Numbers(derivatives.addresses, *pack(ints._replace(sizes=np.array(sizes)), floats, more))
+    ints = ints._replace(sizes=np.array(layout.sizes), parts=layout.parts)
+    events = NO_EVENTS
+    if event_sizes is not None:
+        rows = event_sizes.modes + event_sizes.events + event_sizes.assignments
+        events = native.event_numbers(code, event_sizes, layout.event_parts)._replace(
+            moment_start=np.searchsorted(found.moments.column, np.arange(rows + 1)),
+            moment_kind=found.moments.kind,
+            moment_index=found.moments.index,
+        )
+    return Numbers(derivatives.addresses, *pack(ints, floats, more, events))
 
 
 def _tangents(

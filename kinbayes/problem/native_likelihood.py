@@ -7,7 +7,18 @@ from jaxtyping import Float, Int
 
 from kinbayes.model.expressions import ZERO
 from kinbayes.ode import native
-from kinbayes.ode.numbers import METHOD, Floats, Ints, Numbers, Sizes, offsets, pack, parts, section
+from kinbayes.ode.numbers import (
+    METHOD,
+    NO_DERIVATIVES,
+    NO_EVENTS,
+    Floats,
+    Ints,
+    Numbers,
+    Sizes,
+    laid_out,
+    pack,
+    section,
+)
 from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source
@@ -36,14 +47,19 @@ def compiled(likelihood: Likelihood) -> native.Compiled:
 
 def numbers(code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int) -> Numbers:
     """Return the numbers of a likelihood as the kernel wants them."""
-    _, ints, floats = sections(code, likelihood, data, max_steps=max_steps)
-    return Numbers(code.addresses, *pack(ints, floats))
+    sizes, ints, floats = sections(code, likelihood, data, max_steps=max_steps)
+    layout = laid_out(sizes, None, code.event_sizes)
+    events = NO_EVENTS
+    if code.event_sizes is not None:
+        events = native.event_numbers(code, code.event_sizes, layout.event_parts)
+    ints = ints._replace(sizes=np.array(layout.sizes), parts=layout.parts)
+    return Numbers(code.addresses, *pack(ints, floats, NO_DERIVATIVES, events))
 
 
 def sections(
     code: native.Compiled, likelihood: Likelihood, data: LikelihoodData, *, max_steps: int
 ) -> tuple[Sizes, Ints, Floats]:
-    """Return the sections of numbers that say nothing of derivatives."""
+    """Return the sections of numbers that say nothing of derivatives, memory yet to be laid out."""
     lane_times = [np.unique(times) for times in np.asarray(data.times)]
     first_times = np.cumsum([0, *map(len, lane_times)])
     rows = _rows(likelihood, data, first_times)
@@ -69,8 +85,6 @@ def sections(
         max_steps=max_steps,
         memory=0,
     )
-    at = offsets(parts(sizes))
-    sizes = sizes._replace(memory=int(at[-1]))
     ints = Ints(
         sizes=np.array(sizes),
         entry_rows=code.entries[0],
@@ -86,7 +100,7 @@ def sections(
         row_place=np.array([row[1] for row in rows]),
         row_arguments=np.cumsum([0, *map(len, arguments)]),
         argument_index=np.array([index for index, _ in itertools.chain(*arguments)]),
-        parts=at[:-1],
+        parts=np.zeros(0),
     )
     floats = Floats(
         method=METHOD,

@@ -23,7 +23,6 @@ from kinbayes.model.expressions import (
     postorder,
     substitute,
     symbol,
-    time_switches,
     where,
 )
 
@@ -360,75 +359,6 @@ def test_nothing_is_lifted_where_all_varies():
     roots, parts = lift_constants([A * B, A + 1], ["a", "b"], "part ")
     assert roots == [A * B, A + 1]
     assert parts == {}
-
-
-# ---- Switches in time
-
-SWITCHING = {  # condition -> the time at which it changes, for b = 2 and c = 3
-    "before": (apply("lt", TIME, B), 2.0),
-    "before or at": (apply("le", TIME, B), 2.0),
-    "after": (apply("gt", TIME, B), 2.0),
-    "the other way round": (apply("ge", B, TIME), 2.0),
-    "a multiple": (apply("lt", 4 * TIME, B + C), 1.25),
-    "a part": (apply("gt", TIME / C, B), 6.0),
-    "a difference": (apply("gt", B - TIME, C), -1.0),
-    "two times": (apply("lt", 3 * TIME - 1, TIME + C), 2.0),
-    "a negative one": (apply("lt", -TIME, -C), 3.0),
-}
-
-
-@pytest.mark.parametrize("name", SWITCHING)
-def test_a_comparison_with_time_is_a_switch(name):
-    condition, changes = SWITCHING[name]
-    (root,), switches = time_switches([where(condition, A, 5.0)], ["a"], "switch ")
-    ((symbol_, switch),) = switches.items()
-    assert not root.depends_on("time")
-    assert value(switch.time, b=2.0, c=3.0) == changes
-    for time in (changes - 0.1, changes + 0.1):
-        point = {"a": 7.0, "b": 2.0, "c": 3.0, "time": time}
-        at = point | {symbol_: value(switch.condition, **point)}
-        assert value(root, **at) == value(where(condition, A, 5.0), **point)
-    values = [value(switch.condition, b=2.0, c=3.0, time=changes + side) for side in (-0.1, 0.1)]
-    assert sorted(values) == [0.0, 1.0]  # or it would be no switch
-
-
-def test_equal_comparisons_are_one_switch():
-    before = apply("lt", TIME, B)
-    roots, switches = time_switches([where(before, A, 1), where(apply("not", before), A, 2), A], ["a"], "switch ")
-    assert len(switches) == 1
-    assert roots[2] is A
-
-
-NO_SWITCHES = {
-    "a state in the time": apply("lt", TIME, A),
-    "a state that counts for nothing yet": apply("lt", TIME + 1e-30 * A, B),
-    "a curve": apply("lt", TIME * TIME, B),
-    "a wave": apply("gt", apply("sin", TIME), 0),
-    "a stair": apply("lt", apply("floor", TIME), B),
-    "the other stair": apply("lt", apply("ceil", TIME), B),
-    "a saw": apply("lt", TIME - B * apply("floor", TIME / B), 1),
-    "a comparison inside": apply("gt", where(apply("lt", TIME, B), 1, 0) + TIME, 0.5),
-    "a corner": apply("lt", apply("abs", TIME - C), 1),
-    "the smaller": apply("lt", apply("min", TIME, 2), 1),
-    "equality": apply("eq", TIME, B),
-}
-
-
-@pytest.mark.parametrize("name", NO_SWITCHES)
-def test_what_changes_otherwise_is_no_switch(name):
-    condition = NO_SWITCHES[name]
-    (root,), switches = time_switches([where(condition, A, 5.0)], ["a"], "switch ")
-    assert root.depends_on("time")
-    point = {"a": 7.0, "b": 2.0, "c": 3.0}
-    for time in np.arange(0.05, 8, 0.1):
-        at = point | {"time": time}
-        values = {s: value(switch.condition, **at) for s, switch in switches.items()}
-        assert value(root, **at, **values) == value(where(condition, A, 5.0), **at)
-
-
-def test_a_comparison_without_time_is_no_switch():
-    rate = where(apply("lt", A, B), 1, 2) + TIME
-    assert time_switches([rate], ["a"], "switch ") == ([rate], {})
 
 
 # ---- Directional derivatives

@@ -322,10 +322,11 @@ def test_at_the_time_of_the_switch_itself_the_slope_is_one_of_both_sides():
 
 
 def test_without_the_jump_the_gradient_would_be_zero():
-    """The control: the same switch as a curve in time is none, and its derivative knows nothing of the jump."""
+    """The control: of a condition in a state its derivative knows nothing of the jump."""
     of = problem({"A": "piecewise(1, time < t0, 0)"}, {"A": 0.0, "t0": 1.0}, ["t0"], [3.0])
     assert at(of, [1.3]).slopes[0, 0] == pytest.approx(1.0, rel=1e-12)
-    smooth = problem({"A": "piecewise(1, time * time < t0^2, 0)"}, {"A": 0.0, "t0": 1.0}, ["t0"], [3.0], rtol=1e-6)
+    rates = {"A": "piecewise(1, clock < t0, 0)", "clock": "1"}
+    smooth = problem(rates, {"A": 0.0, "clock": 0.0, "t0": 1.0}, ["t0"], [3.0], rtol=1e-6)
     assert at(smooth, [1.3]).slopes[0, 0] == 0.0
 
 

@@ -1,0 +1,129 @@
+"""Where expressions jump: comparisons and roundings replaced by symbols that hold still between the jumps."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from kinbayes.model.expressions import (
+    ONE,
+    ZERO,
+    Expr,
+    apply,
+    derivatives,
+    is_boolean,
+    postorder,
+    substitute,
+    symbol,
+    where,
+)
+
+_LINEAR = frozenset(("symbol", "add", "sub", "neg", "mul", "div"))
+_ORDERED = ("lt", "le", "gt", "ge")
+_ROUNDED = ("floor", "ceil", "sign")
+
+
+class DiscontinuityError(ValueError):
+    """A condition whose changes cannot be found."""
+
+
+class Switch(NamedTuple):
+    """A comparison that changes at one time alone, and that time."""
+
+    condition: Expr
+    time: Expr
+
+
+def time_switches(roots: Sequence[Expr], states: Collection[str], prefix: str) -> tuple[list[Expr], dict[str, Switch]]:
+    """Return `roots` with every comparison of time with a constant replaced by a symbol that is 1 or 0.
+
+    A comparison counts if its two sides differ by a linear function of time that no state enters. Between the times
+    of the switches, the roots are smooth where they were only piecewise so.
+    """
+    switches: dict[str, Switch] = {}
+    done: dict[Expr, Expr] = {}
+    for node in postorder(roots):
+        if not node.depends_on("time") or not node.args:
+            done[node] = node
+            continue
+        if node.op in _ORDERED and not _depends(node, states):
+            difference = node.args[0] - node.args[1]
+            (slope,) = derivatives([difference], "time")
+            # Floors and comparisons have no slope either, but they jump.
+            if _is_linear_in_time(difference) and not slope.depends_on("time"):
+                (at_zero,) = substitute([difference], {"time": ZERO})
+                name = f"{prefix}{len(switches)}"
+                switches[name] = Switch(where(node, ONE, ZERO), -at_zero / slope)
+                done[node] = apply("ne", symbol(name), ZERO)
+                continue
+        done[node] = apply(node.op, *(done[a] for a in node.args))
+    return [done[root] for root in roots], switches
+
+
+class Mode(NamedTuple):
+    """A comparison or rounding that changes when it will, and the function whose passing of a value changes it.
+
+    Both are in the names of the model and of other modes.
+    """
+
+    value: Expr
+    root: Expr
+
+
+def modes(
+    triggers: Sequence[Expr], rates: Sequence[Expr], states: Collection[str], prefix: str
+) -> tuple[list[Expr], list[Expr], dict[str, Mode]]:
+    """Return `triggers` and `rates` with what jumps replaced by symbols that hold still between the jumps.
+
+    Of triggers that is every comparison and rounding of what varies; of rates only those that no state enters: where
+    states do, a rate may turn back at once what it has just changed.
+
+    Parameters
+    ----------
+    triggers, rates
+        The expressions.
+    states
+        The states that vary between events; time does too.
+    prefix
+        Of the new symbols, before a number.
+
+    Raises
+    ------
+    DiscontinuityError
+        If a trigger asks whether numbers that vary are equal: it would be true for single moments.
+    """
+    names: dict[Expr, str] = {}
+    found: dict[str, Mode] = {}
+
+    def held(roots: Sequence[Expr], is_trigger: bool) -> list[Expr]:
+        done: dict[Expr, Expr] = {}
+        for node in postorder(roots):
+            done[node] = new = apply(node.op, *(done[a] for a in node.args)) if node.args else node
+            if new.op in ("eq", "ne") and is_trigger and (new.depends_on("time") or _depends(new, states)):
+                raise DiscontinuityError(
+                    f"whether {new.args[0]!r} equals {new.args[1]!r} changes at single moments, which cannot be found; "
+                    "state it as an inequality"
+                )
+            is_jump = new.op in (*_ORDERED, *_ROUNDED) and new.args
+            varies = new.depends_on("time") if not is_trigger else new.depends_on("time") or _depends(new, states)
+            if is_jump and varies and (is_trigger or not _depends(new, states)):
+                if new not in names:
+                    names[new] = f"{prefix}{len(names)}"
+                    root = new.args[0] - new.args[1] if is_boolean(new) else new.args[0]
+                    found[names[new]] = Mode(where(new, ONE, ZERO) if is_boolean(new) else new, root)
+                held_symbol = symbol(names[new])
+                done[node] = apply("ne", held_symbol, ZERO) if is_boolean(new) else held_symbol
+        return [done[root] for root in roots]
+
+    return held(triggers, True), held(rates, False), found
+
+
+def is_wave(root: Expr, states: Collection[str]) -> bool:
+    """Return whether a function is one of time alone that may turn back, so that a long step could miss it."""
+    return not _depends(root, states) and not _is_linear_in_time(root)
+
+
+def _depends(node: Expr, names: Collection[str]) -> bool:
+    return any(node.depends_on(name) for name in names)
+
+
+def _is_linear_in_time(root: Expr) -> bool:
+    return all(n.op in _LINEAR for n in postorder([root]) if n.depends_on("time"))
