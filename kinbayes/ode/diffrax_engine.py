@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from kinbayes.model.codegen import to_jax
 from kinbayes.model.expressions import ZERO, derivatives, jacobian
-from kinbayes.model.model import Model
+from kinbayes.model.model import Model, ModelError
 from kinbayes.ode import tableau
 from kinbayes.ode.sparse_lu import sparse_lu
 from kinbayes.ode.status import Status
@@ -135,7 +135,15 @@ def integrator(model: Model, *, max_steps: int = 10_000) -> Callable[..., Soluti
     integrate
         JAX function: start (states,), parameters (parameters,), ascending times (times,), tolerances -> Solution.
         Forward-mode differentiable, also under vmap; times may repeat.
+
+    Raises
+    ------
+    ModelError
+        If the model has events.
     """
+    if model.events:
+        named = [event.name for event in model.events]
+        raise ModelError(f"the JAX engine cannot simulate the events {named} of {model.name!r}; use engine='native'")
     names = ("time", *model.states, *model.parameters)
     rhs = to_jax(list(model.derivatives.values()), names)
     num_states = len(model.states)

@@ -406,6 +406,15 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
             h *= min(1.0 if was_rejected else _GROW, max(_SHRINK, factor))
             log_previous = log_error
         was_rejected = False
+        if stop - t <= _FINEST * t:
+            # What is due next is due as good as now.
+            t_new, ih = stop, 0.0
+            for i in range(num):
+                u[i] = y[i]
+            if sizes.has_time:
+                u[num] = stop
+            _differentiate(CUT, task, at, is_equilibration, 0.0)
+            continue
         while True:
             if steps == sizes.max_steps:
                 return total, _MAX_STEPS, t, steps, rejected
