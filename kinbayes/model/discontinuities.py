@@ -18,7 +18,7 @@ from kinbayes.model.expressions import (
 
 _LINEAR = frozenset(("symbol", "add", "sub", "neg", "mul", "div"))
 _ORDERED = ("lt", "le", "gt", "ge")
-_ROUNDED = ("floor", "ceil", "sign")
+_JUMPS = frozenset((*_ORDERED, "floor", "ceil", "sign"))
 
 
 class DiscontinuityError(ValueError):
@@ -102,18 +102,42 @@ def modes(
                     f"whether {new.args[0]!r} equals {new.args[1]!r} changes at single moments, which cannot be found; "
                     "state it as an inequality"
                 )
-            is_jump = new.op in (*_ORDERED, *_ROUNDED) and new.args
-            varies = new.depends_on("time") if not is_trigger else new.depends_on("time") or _depends(new, states)
-            if is_jump and varies and (is_trigger or not _depends(new, states)):
+            if new.op in _JUMPS and _is_held(new, states, is_trigger):
                 if new not in names:
                     names[new] = f"{prefix}{len(names)}"
-                    root = new.args[0] - new.args[1] if is_boolean(new) else new.args[0]
-                    found[names[new]] = Mode(where(new, ONE, ZERO) if is_boolean(new) else new, root)
-                held_symbol = symbol(names[new])
-                done[node] = apply("ne", held_symbol, ZERO) if is_boolean(new) else held_symbol
+                    found[names[new]] = _mode(new)
+                done[node] = _symbol(names[new], new)
         return [done[root] for root in roots]
 
     return held(triggers, True), held(rates, False), found
+
+
+def conditions(rates: Sequence[Expr], states: Collection[str], prefix: str) -> tuple[list[Expr], dict[str, Mode]]:
+    """Return `rates` with the comparisons and roundings that states enter replaced by symbols."""
+    found: dict[str, Mode] = {}
+    done: dict[Expr, Expr] = {}
+    for node in postorder(rates):
+        done[node] = apply(node.op, *(done[a] for a in node.args)) if node.args else node
+        if node.op in _JUMPS and _depends(node, states):
+            name = f"{prefix}{len(found)}"
+            found[name] = _mode(node)
+            done[node] = _symbol(name, node)
+    return [done[rate] for rate in rates], found
+
+
+def _is_held(node: Expr, states: Collection[str], is_trigger: bool) -> bool:
+    by_state = _depends(node, states)
+    return by_state or node.depends_on("time") if is_trigger else node.depends_on("time") and not by_state
+
+
+def _mode(node: Expr) -> Mode:
+    if is_boolean(node):
+        return Mode(where(node, ONE, ZERO), node.args[0] - node.args[1])
+    return Mode(node, node.args[0])
+
+
+def _symbol(name: str, node: Expr) -> Expr:
+    return apply("ne", symbol(name), ZERO) if is_boolean(node) else symbol(name)
 
 
 def is_wave(root: Expr, states: Collection[str]) -> bool:

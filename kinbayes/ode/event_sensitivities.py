@@ -7,11 +7,23 @@ shrink by the derivatives after it times the delay.
 
 from numba import types
 
-from kinbayes.ode.intrinsics import BLOCK, SOURCES, call, compiled, inline, jit, numbers, plus, pointers
+from kinbayes.ode.dense_output import states_within, tangents_within
+from kinbayes.ode.intrinsics import (
+    BLOCK,
+    SOURCES,
+    call,
+    compiled,
+    inline,
+    jit,
+    numbers,
+    plus,
+    pointers,
+)
 from kinbayes.ode.numbers import (
     AT_ROOT,
     AT_START,
     AT_SWITCH,
+    CROSS,
     FIRE,
     MAKE,
     MOVE,
@@ -29,12 +41,14 @@ from kinbayes.ode.numbers import (
 )
 
 _LINEARIZE, _PARTIALS = Code._fields.index("linearize"), Code._fields.index("moment_partials")
+_CONDITIONS, _CONDITIONAL = Code._fields.index("conditions"), Code._fields.index("conditional")
 _ints_of, _parts_of, _sizes_of = pointers(Ints), pointers(Parts), numbers(Sizes)
 _derivative_ints_of, _derivative_parts_of = pointers(DerivativeInts), pointers(DerivativeParts)
 _derivative_sizes_of = numbers(DerivativeSizes)
 _event_ints_of, _event_parts_of, _event_sizes_of = pointers(EventInts), pointers(EventParts), numbers(EventSizes)
 _FIRST, _FIRST_OF_EVENTS = len(Ints._fields), len(Ints._fields) + len(DerivativeInts._fields)
 _LARGEST = 1e300
+_HALVINGS = 52  # of a step, to find what happens within it
 
 
 @inline
@@ -79,6 +93,40 @@ def _at_root(part, own, tangents, tangent, row, n, blocks):
         part.delay[x] = -part.new_tangents[x] / slope if slope != 0.0 else 0.0
 
 
+@jit
+def _cross(code, work, part, own, behind, sizes, own_sizes, tangent):
+    """Move the tangents at the end of a step over the conditions that have changed within it.
+
+    Where that makes the derivatives jump, the errors of the states have kept the step short, so that its end is as good
+    a place as the moment itself.
+    """
+    n, num = sizes.states, own_sizes.conditions
+    were, are, within = part.conditions, plus(part.conditions, num), plus(part.conditions, 2 * num)
+    call(code[_CONDITIONS], (work.y, work.constants, were))
+    call(code[_CONDITIONS], (work.u, work.constants, are))
+    for k in range(num):
+        if were[k] != are[k]:
+            low, high = 0.0, 1.0
+            for _ in range(_HALVINGS):
+                middle = 0.5 * (low + high)
+                states_within(work, part.point, n, middle)
+                call(code[_CONDITIONS], (part.point, work.constants, within))
+                if within[k] == were[k]:
+                    low = middle
+                else:
+                    high = middle
+            states_within(work, part.point, n, high)
+            tangents_within(behind, behind.observed, own_sizes.blocks, n, high)
+            call(code[_CONDITIONAL], (part.point, work.constants, were, part.before))
+            call(code[_PARTIALS], (part.point, work.constants, behind.more, part.partials))
+            row = own_sizes.modes + own_sizes.events + own_sizes.assignments + k
+            _at_root(part, own, behind.observed, tangent, row, n, own_sizes.blocks)
+            were[k] = are[k]
+            call(code[_CONDITIONAL], (part.point, work.constants, were, part.after))
+            _move(behind.u, part.before, part.delay, 1.0, n, own_sizes.blocks)
+            _move(behind.u, part.after, part.delay, -1.0, n, own_sizes.blocks)
+
+
 _ints, _floats = types.CPointer(types.int64), types.CPointer(types.float64)
 
 
@@ -100,7 +148,11 @@ def _event_derivatives(sources: int):
         work, part = _parts_of(memory, whole.parts), _event_parts_of(memory, own.event_parts)
         behind = _derivative_parts_of(memory, of_lanes.derivative_parts)
         n, blocks, tangents = sizes.states, own_sizes.blocks, behind.y
-        tangent = plus(of_lanes.input_tangent, lane * sizes.inputs)
+        of_inputs = of_lanes.equilibration_tangent if work.moment[4] != 0.0 else of_lanes.input_tangent
+        tangent = plus(of_inputs, lane * sizes.inputs)
+        if kind == CROSS:
+            _cross(code, work, part, own, behind, sizes, own_sizes, tangent)
+            return
         most, size = own_sizes.most, own_sizes.blocks * BLOCK
         waiting = plus(part.due_delay, place * size)
         first = own.assignment_start[index] if kind in (FIRE, TAKE, MAKE) else 0

@@ -13,7 +13,7 @@ import math
 
 from numba import types
 
-from kinbayes.ode import tableau
+from kinbayes.ode.dense_output import states_within
 from kinbayes.ode.intrinsics import SOURCES, call, compiled, inline, jit, numbers, plus, pointers
 from kinbayes.ode.numbers import (
     AT_ROOT,
@@ -26,7 +26,6 @@ from kinbayes.ode.numbers import (
     PREPARE,
     TAKE,
     WATCH,
-    WIDTH,
     Code,
     DerivativeInts,
     EventInts,
@@ -39,7 +38,6 @@ from kinbayes.ode.numbers import (
 
 _ASSIGN, _FIRES, _SEEN = (Code._fields.index(name) for name in ("assign", "fires", "watch"))
 _EVENT_DERIVATIVES = Code._fields.index("event_derivatives")
-_H, _NUM_STAGES = tableau.H, tableau.NUM_STAGES
 _ints_of, _parts_of, _sizes_of = pointers(Ints), pointers(Parts), numbers(Sizes)
 _event_ints_of, _event_parts_of, _event_sizes_of = pointers(EventInts), pointers(EventParts), numbers(EventSizes)
 _FIRST = len(Ints._fields) + len(DerivativeInts._fields)  # of the sections for events
@@ -80,12 +78,7 @@ def _settle(code, work, part, sizes, own_sizes, y):
 def _is_other(code, work, part, sizes, own_sizes, theta, t, t_new):
     """Return whether a mode changes between the start of the step and a place within it; leave the point there."""
     n = sizes.states
-    m = (n + WIDTH - 1) // WIDTH * WIDTH
-    for i in range(n):
-        inner = 0.0
-        for s in range(_NUM_STAGES):
-            inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * work.stages[s * m + i]
-        part.point[i] = (1.0 - theta) * work.y[i] + theta * (work.u[i] + (1.0 - theta) * inner)
+    states_within(work, part.point, n, theta)
     work.moment[_TIME] = t_new if theta == 1.0 else t + theta * (t_new - t)
     if sizes.has_time:
         part.point[n - 1] = work.moment[_TIME]

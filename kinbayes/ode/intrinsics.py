@@ -18,6 +18,7 @@ from kinbayes.ode import tableau
 from kinbayes.ode.numbers import WIDTH as BLOCK
 
 _FILES = (
+    "dense_output.py",
     "event_sensitivities.py",
     "events.py",
     "intrinsics.py",

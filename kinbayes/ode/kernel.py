@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 
 from kinbayes.ode import tableau
+from kinbayes.ode.dense_output import states_within
 from kinbayes.ode.intrinsics import (
     SOURCES,
     aligned,
@@ -65,7 +66,7 @@ _ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), p
 _, _START, _SWITCH, _LINEARIZE, _FACTOR, _SOLVE, _CHECK, _STAGE, _DERIVATIVES = range(9)
 _EVENTS = Code._fields.index("events")
 _GAMMA = tableau.GAMMA
-_A, _C, _H = tableau.A, tableau.C, tableau.H
+_A, _C = tableau.A, tableau.C
 _NUM_STAGES = tableau.NUM_STAGES
 _OK, _MAX_STEPS, _NOT_FINITE = int(Status.OK), int(Status.MAX_STEPS), int(Status.NOT_FINITE)
 _STEP_TOO_SMALL, _NO_STEADY_STATE = int(Status.STEP_TOO_SMALL), int(Status.NO_STEADY_STATE)
@@ -281,15 +282,10 @@ def _rows_until(code, sizes, whole, real, work, task, is_equilibration, at, last
     Returns the sum of the log densities, and which time is next.
     """
     n, num = sizes.states, sizes.states - sizes.has_time
-    y, u, k, observed, total = work.y, work.u, work.stages, work.observed, 0.0
-    m = (n + WIDTH - 1) // WIDTH * WIDTH
+    observed, total = work.observed, 0.0
     while at < last and (real.times[at] < end or (is_closed and real.times[at] == end)):
         theta = (real.times[at] - t) * ih
-        for i in range(n):
-            inner = 0.0
-            for s in range(_NUM_STAGES):
-                inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * k[s * m + i]
-            observed[i] = (1.0 - theta) * y[i] + theta * (u[i] + (1.0 - theta) * inner)
+        states_within(work, observed, n, theta)
         total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
         _differentiate(OBSERVE, task, at, is_equilibration, theta)
         if not is_null(states):
@@ -340,6 +336,7 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
         k[i] = 0.0  # the lane before may have left NaN, which no weight of 0 takes away
     error, log_previous, h, ih, was_rejected = 0.0, 0.0, 0.0, 0.0, False
     stop, t_new, is_cut = 0.0, end if num == 0 else 0.0, False
+    work.moment[4] = 1.0 if is_equilibration else 0.0
     if has_events:
         _turn(code, work, sizes, 0.0)
         _happen(PREPARE, task, is_equilibration, 0.0, 0.0)
@@ -372,9 +369,9 @@ def _integrate(code, sizes, whole, real, work, task, is_equilibration, at, last,
         _set_weights(work, u, num, rtol, atol)
         is_steady = is_equilibration and stop == end and not is_cut
         is_steady = is_steady and _is_steady(work, whole, sizes.entries, num, t, h)
+        _differentiate(ADVANCE, task, at, is_equilibration, t)
         for i in range(n):
             y[i] = u[i]
-        _differentiate(ADVANCE, task, at, is_equilibration, t)
         if is_moment:
             _moment(code, sizes, whole, work, task, is_equilibration, False, t, end)
             if work.moment[2] != 0.0:

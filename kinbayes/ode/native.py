@@ -195,7 +195,7 @@ def differentiated(
     _KEPT.append(more)
     own = {**dict(zip(Code._fields, code.addresses.tolist(), strict=False)), **more.addresses}
     own["derivatives"] = sensitivities.derivatives.address
-    if code.event_sizes is not None:
+    if code.event_sizes is not None or found.num_conditions > 0:
         from kinbayes.ode import event_sensitivities
 
         own["event_derivatives"] = event_sensitivities.event_derivatives.address

@@ -70,8 +70,8 @@ class EventInts(NamedTuple):
     keeps_values: np.ndarray = np.zeros(0)  # (events,)
     assignment_start: np.ndarray = np.zeros(0)  # (events + 1,): where the assignments of each begin
     assignment_state: np.ndarray = np.zeros(0)
-    # Partial derivatives, where derivatives are wanted: (modes + events + assignments + 1,) where those of a mode's
-    # root, of a delay, of a new value begin.
+    # Partial derivatives, where derivatives are wanted: (modes + events + assignments + conditions + 1,) where those of
+    # a mode's root, of a delay, of a new value, of a condition's root begin.
     moment_start: np.ndarray = np.zeros(0)
     moment_kind: np.ndarray = np.zeros(0)  # 0: with respect to a state, 1: an input
     moment_index: np.ndarray = np.zeros(0)  # of it
@@ -88,6 +88,7 @@ class EventSizes(NamedTuple):
     samples: int  # points of a step at which modes are looked at
     partials: int = 0
     blocks: int = 0  # of tangents
+    conditions: int = 0  # comparisons and roundings in the derivatives that states enter
 
 
 class DerivativeSizes(NamedTuple):
@@ -102,6 +103,7 @@ class DerivativeSizes(NamedTuple):
     switch_entries: int
     more: int  # constants that only derivatives need
     partials: int  # of the observable that has the most
+    conditions: int  # comparisons and roundings in the derivatives that states enter
 
 
 class Parts(NamedTuple):
@@ -129,7 +131,7 @@ class Parts(NamedTuple):
     row: int
     turned: int  # the switches before they turned
     # What events tell: the place within the step of a moment, or 2; the time of the next event that waits; whether
-    # they fail; the time of that place.
+    # they fail; the time of that place. And whether this is an equilibration.
     moment: int
 
 
@@ -155,6 +157,7 @@ class EventParts(NamedTuple):
     partials: int
     before: int  # (states,): the derivatives before what happens
     after: int
+    conditions: int  # as they were, as they are, and as they are within the step
 
 
 class DerivativeParts(NamedTuple):
@@ -260,6 +263,8 @@ class Code(NamedTuple):
     event_derivatives: int = 0  # the loops that move tangents over moments
     # (states, constants, more constants) -> partial derivatives of roots, of delays, and of what is assigned
     moment_partials: int = 0
+    conditions: int = 0  # (states, constants) -> the comparisons and roundings in the derivatives that states enter
+    conditional: int = 0  # (states, constants, conditions) -> derivatives
 
 
 # For what the kernel calls the loops of derivatives.
@@ -267,7 +272,7 @@ BEGIN, GO_ON, STEP, REST, OBSERVE, CUT, ADVANCE, JUMP, END = range(9)
 # For what it calls the loops of events.
 PREPARE, WATCH, HAPPEN = range(3)
 # For what these call the loops that move tangents.
-AT_START, AT_SWITCH, AT_ROOT, MOVE, FIRE, TAKE, MAKE = range(7)
+AT_START, AT_SWITCH, AT_ROOT, MOVE, FIRE, TAKE, MAKE, CROSS = range(8)
 
 
 class LaneColumns(NamedTuple):
@@ -313,7 +318,7 @@ def parts(sizes: Sizes) -> Parts:
         arguments=sizes.arguments,
         row=sizes.columns + 1,
         turned=sizes.switches,
-        moment=4,
+        moment=5,
     )
 
 
@@ -339,6 +344,7 @@ def event_parts(sizes: Sizes, own: EventSizes) -> EventParts:
         partials=own.partials,
         before=n,
         after=n,
+        conditions=3 * own.conditions,
     )
 
 
@@ -386,6 +392,7 @@ NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 METHOD = np.stack([A, C])
 NO_DERIVATIVES, NO_EVENTS = DerivativeInts(), EventInts()
+NO_EVENT_SIZES = EventSizes(modes=0, events=0, assignments=0, most=1, capacity=0, samples=0)
 
 
 class Layout(NamedTuple):
@@ -404,7 +411,8 @@ def laid_out(sizes: Sizes, derivative_sizes: DerivativeSizes | None, event_sizes
     second = plain[-1:] if own is None else offsets(derivative_parts(sizes, own), start=int(plain[-1]))
     more = event_sizes
     third = second[-1:] if more is None else offsets(event_parts(sizes, more), start=int(second[-1]))
-    sizes = sizes._replace(memory=int(third[-1]), has_gradient=int(own is not None), has_events=int(more is not None))
+    has_events = more is not None and more.modes + more.events > 0
+    sizes = sizes._replace(memory=int(third[-1]), has_gradient=int(own is not None), has_events=int(has_events))
     return Layout(sizes, plain[:-1], second[:-1], third[:-1])
 
 

@@ -9,10 +9,10 @@ import math
 from numba import types
 
 from kinbayes.ode import tableau
+from kinbayes.ode.dense_output import add_tangents, tangents_within
 from kinbayes.ode.intrinsics import (
     BLOCK,
     SOURCES,
-    add_multiple,
     call,
     compiled,
     finish_tangents,
@@ -28,6 +28,7 @@ from kinbayes.ode.intrinsics import (
 from kinbayes.ode.numbers import (
     ADVANCE,
     BEGIN,
+    CROSS,
     CUT,
     END,
     GO_ON,
@@ -49,7 +50,8 @@ from kinbayes.ode.numbers import (
 
 _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
 _LINEARIZE, _FACTOR, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "factor", "solve_block"))
-_A, _C, _H, _GAMMA, _NUM_STAGES = tableau.A, tableau.C, tableau.H, tableau.GAMMA, tableau.NUM_STAGES
+_EVENT_DERIVATIVES = Code._fields.index("event_derivatives")
+_A, _C, _GAMMA, _NUM_STAGES = tableau.A, tableau.C, tableau.GAMMA, tableau.NUM_STAGES
 _LARGEST = 1e300
 _MOST_TO_REST, _GROW = 60, 6.0  # steps, and how much longer each is than the one before
 _STEADY = 0.1  # part of its tolerance that a tangent at rest may still move
@@ -207,31 +209,6 @@ def _jump(code, work, part, own, sizes, own_sizes, lane, tangent):
         work.turned[s], switches[s] = switches[s], work.turned[s]
 
 
-@inline
-def _dense(part, out, i, b, n, theta, factor):
-    """Add a multiple of a state's block of tangents within the step."""
-    size = n * BLOCK
-    at = (b * n + i) * BLOCK
-    add_multiple(out, factor * (1.0 - theta), plus(part.y, at))
-    add_multiple(out, factor * theta, plus(part.u, at))
-    for s in range(_NUM_STAGES):
-        weight = theta * (1.0 - theta) * (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s]))
-        add_multiple(out, factor * weight, plus(part.k, (b * _NUM_STAGES + s) * size + i * BLOCK))
-
-
-@jit
-def _cut(part, blocks, n, theta):
-    """End the step early, at a place within it."""
-    size = blocks * n * BLOCK
-    for x in range(size):
-        part.observed[x] = 0.0
-    for b in range(blocks):
-        for i in range(n):
-            _dense(part, plus(part.observed, (b * n + i) * BLOCK), i, b, n, theta, 1.0)
-    for x in range(size):
-        part.u[x] = part.observed[x]
-
-
 @jit
 def _observe(code, work, part, own, sizes, own_sizes, whole, argument_constant, lane, at, theta, first_tangent, slopes):
     """Add the derivatives of the log densities of the rows of a time; fill their lines of the table."""
@@ -239,11 +216,7 @@ def _observe(code, work, part, own, sizes, own_sizes, whole, argument_constant, 
     for i in range(n):
         part.weights[i] = 0.0
     if not is_null(slopes):
-        for x in range(blocks * n * BLOCK):
-            part.observed[x] = 0.0
-        for b in range(blocks):
-            for i in range(n):
-                _dense(part, plus(part.observed, (b * n + i) * BLOCK), i, b, n, theta, 1.0)
+        tangents_within(part, part.observed, blocks, n, theta)
     for r in range(whole.time_rows[at], whole.time_rows[at + 1]):
         first, observable = whole.row_arguments[r], whole.row_function[r]
         for j in range(whole.row_arguments[r + 1] - first):
@@ -273,7 +246,7 @@ def _observe(code, work, part, own, sizes, own_sizes, whole, argument_constant, 
                         line[k] += value * part.scale[k]
     for i in range(n):
         for b in range(blocks if part.weights[i] != 0.0 else 0):
-            _dense(part, plus(part.through, b * BLOCK), i, b, n, theta, part.weights[i])
+            add_tangents(part, plus(part.through, b * BLOCK), i, b, n, theta, part.weights[i])
 
 
 @inline
@@ -344,10 +317,14 @@ def _derivatives(sources: int):
             is_at_rest = _come_to_rest(code, work, part, places, sizes, own_sizes, whole, real, a)
             work.row[0] = 1.0 if is_at_rest else 0.0
         elif event == ADVANCE:
+            if own_sizes.conditions > 0:
+                call(code[_EVENT_DERIVATIVES], (CROSS, code, ints, floats, memory, lane, 0, 0))
             for x in range(blocks * n * BLOCK):
                 part.y[x] = part.u[x]
         elif event == CUT:
-            _cut(part, blocks, n, a)
+            tangents_within(part, part.observed, blocks, n, a)
+            for x in range(blocks * n * BLOCK):
+                part.u[x] = part.observed[x]
         elif event == JUMP:
             _jump(code, work, part, own, sizes, own_sizes, lane, tangent)
         elif event == END and not is_null(gradient):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from kinbayes.model.discontinuities import conditions
 from kinbayes.model.expressions import (
     ONE,
     ZERO,
@@ -89,7 +90,7 @@ class SensitivityEquations(NamedTuple):
     Attributes
     ----------
     functions
-        `seed`, `slopes`, `tangent` (see `kinbayes.ode.numbers.Code`), then `partials0` and so on, one an observer.
+        Those of `kinbayes.ode.numbers.Code` that derivatives take, and `partials0` and so on, one an observer.
     sources, start, switches
         Where the derivatives of terms, of the start and of the switches' times with respect to inputs have entries.
     source_rows
@@ -97,7 +98,10 @@ class SensitivityEquations(NamedTuple):
     partials
         Of every observer.
     moments
-        Of the functions whose passing changes modes, of the delays of events, and of what they assign.
+        Of the functions whose passing changes modes, of the delays of events, of what they assign, and of the functions
+        whose passing changes conditions.
+    num_conditions
+        Of comparisons and roundings in the derivatives that states enter.
     num_varying, num_bent, num_more
         Numbers of entries of the terms' Jacobian that depend on states, of those with a derivative, and of constants.
     """
@@ -109,6 +113,7 @@ class SensitivityEquations(NamedTuple):
     source_rows: tuple[int, ...]
     partials: tuple[Partials, ...]
     moments: Partials
+    num_conditions: int
     num_varying: int
     num_bent: int
     num_more: int
@@ -170,8 +175,9 @@ def sensitivity_equations(
         functions.append((f"partials{k}", lifted(roots, observer.arguments), observer.arguments))
         partials.append(which)
     happening = found.moments
-    roots = [mode.root for mode in happening.modes.values()]
-    moments = Observer((*roots, *happening.delays, *happening.values), ())
+    rates, conditional = conditions(found.plain, found.states, "condition ")
+    roots, passed = ([mode.root for mode in table.values()] for table in (happening.modes, conditional))
+    moments = Observer((*roots, *happening.delays, *happening.values, *passed), ())
     roots, of_moments = _partials(moments, found, parameters, names, wanted)
     moment_partials = lifted(roots)
     held, extra = tuple(found.constants), tuple(more)
@@ -185,6 +191,8 @@ def sensitivity_equations(
             _tangent(found, terms, slopes, source_terms, lu),
             *(Function(name, [found.states, held, extra, args], [roots]) for name, roots, args in functions),
             Function("moment_partials", [found.states, held, extra], [moment_partials]),
+            Function("conditions", [found.states, held], [[mode.value for mode in conditional.values()]]),
+            Function("conditional", [found.states, held, tuple(conditional)], [rates if conditional else []]),
         ),
         _sparse(sources.rows, [wanted[c] for c in sources.columns]),
         _sparse(at_start.rows, [wanted[c] for c in at_start.columns]),
@@ -192,6 +200,7 @@ def sensitivity_equations(
         source_terms,
         tuple(partials),
         of_moments,
+        len(conditional),
         len(slopes.varying),
         len(slopes.bent),
         len(more),

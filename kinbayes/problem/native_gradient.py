@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 
 from kinbayes.ode import native
 from kinbayes.ode.numbers import (
+    NO_EVENT_SIZES,
     NO_EVENTS,
     WIDTH,
     DerivativeInts,
@@ -59,10 +60,13 @@ def numbers(
         switch_entries=len(found.switches.rows),
         more=found.num_more,
         partials=max((len(p.kind) for p in found.partials), default=0),
+        conditions=found.num_conditions,
     )
     event_sizes = None
-    if code.event_sizes is not None:
-        event_sizes = code.event_sizes._replace(partials=len(found.moments.kind), blocks=own.blocks)
+    if code.event_sizes is not None or found.num_conditions > 0:
+        event_sizes = (code.event_sizes or NO_EVENT_SIZES)._replace(
+            partials=len(found.moments.kind), blocks=own.blocks, conditions=found.num_conditions
+        )
     layout = laid_out(sizes, own, event_sizes)
     lines = [len(p.kind) for p in found.partials]
     starts = np.cumsum([0, *lines])
@@ -89,7 +93,7 @@ def numbers(
     ints = ints._replace(sizes=np.array(layout.sizes), parts=layout.parts)
     events = NO_EVENTS
     if event_sizes is not None:
-        rows = event_sizes.modes + event_sizes.events + event_sizes.assignments
+        rows = event_sizes.modes + event_sizes.events + event_sizes.assignments + event_sizes.conditions
         events = native.event_numbers(code, event_sizes, layout.event_parts)._replace(
             moment_start=np.searchsorted(found.moments.column, np.arange(rows + 1)),
             moment_kind=found.moments.kind,

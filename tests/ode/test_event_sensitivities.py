@@ -114,6 +114,26 @@ CASES = {
         {"x": 0.1, "next": 0.7, "a": 1.0, "b": 0.3, "p": 0.8},
         [event("dose", "time >= next", {"next": "next + p", "x": "x + a"})],
     ),
+    "a condition in a state": (
+        {"x": "piecewise(-2*x, x > c, a) + y", "y": "piecewise(a, x > c, -y)"},
+        {"x": 2.1, "y": 0.1, "a": -0.3, "c": 1.0},
+        [],
+    ),
+    "a corner in a state": (
+        {"x": "piecewise(c - x, x > c, 0) - a*x", "y": "x - y"},
+        {"x": 2.1, "y": 0.1, "a": 0.3, "c": 1.0},
+        [],
+    ),
+    "a stair of a state": (
+        {"x": "-a", "y": "floor(x) - y*a"},
+        {"x": 3.7, "y": 0.1, "a": 0.63},
+        [],
+    ),
+    "a condition in states and an event": (
+        {"x": "piecewise(a, x + y < 2, 3*a) - b*x", "y": "piecewise(0, x > y, b)"},
+        {"x": 0.1, "y": 0.3, "a": 0.63, "b": 0.4},
+        [event("e", "x > 1.1", {"x": "a*x"}, delay="a")],
+    ),
     "at the start": (
         {"x": "-b*x"},
         {"x": 0.5, "a": 1.0, "b": 0.3},
@@ -129,7 +149,8 @@ def test_derivatives_over_events(name):
     ours, differences = derivatives(problem(rates, start, estimated, events), [start[p] for p in estimated])
     error = np.max(np.abs(ours - differences)) / np.max(np.abs(ours))
     print(f"{name}: {error:.1e}")
-    assert error < 1e-6
+    # Conditions of states are passed in short steps, not in moments of their own.
+    assert error < (1e-5 if any(word in name for word in ("condition", "stair", "corner")) else 1e-8)
 
 
 def test_derivatives_after_an_equilibration_and_a_dose():

@@ -246,7 +246,7 @@ def test_a_ball_that_comes_to_rest_takes_all_steps():
 
 
 def test_equality_of_what_varies_is_refused():
-    with pytest.raises(ModelError, match="event 'e': .* state it as an inequality"):
+    with pytest.raises(ModelError, match=r"event 'e': .* state it as an inequality"):
         model({"x": "1"}, {"x": 0.0}, event("e", "x == 1", {"x": "0"}))
 
 

@@ -16,7 +16,7 @@ from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model
 from kinbayes.ode import native
-from kinbayes.ode.numbers import Numbers
+from kinbayes.ode.numbers import DerivativeSizes, Numbers, section
 from kinbayes.ode.status import Status
 from kinbayes.problem import noise, structure
 from kinbayes.problem.observables import Experiment, Observable
@@ -321,13 +321,21 @@ def test_at_the_time_of_the_switch_itself_the_slope_is_one_of_both_sides():
     assert found.slopes[1, 0] == pytest.approx(1.7 * math.exp(-0.6), rel=1e-7)
 
 
-def test_without_the_jump_the_gradient_would_be_zero():
-    """The control: of a condition in a state its derivative knows nothing of the jump."""
-    of = problem({"A": "piecewise(1, time < t0, 0)"}, {"A": 0.0, "t0": 1.0}, ["t0"], [3.0])
+@pytest.mark.parametrize("condition", ["time < t0", "time*time < t0^2", "clock < t0"])
+def test_the_derivative_by_the_time_of_a_jump(condition):
+    rates = {"A": f"piecewise(1, {condition}, 0)", "clock": "1"}
+    of = problem(rates, {"A": 0.0, "clock": 0.0, "t0": 1.0}, ["t0"], [3.0], observed="A")
     assert at(of, [1.3]).slopes[0, 0] == pytest.approx(1.0, rel=1e-12)
+
+
+def test_without_the_jump_the_gradient_would_be_zero():
+    """The control: tables that say nothing of conditions."""
     rates = {"A": "piecewise(1, clock < t0, 0)", "clock": "1"}
-    smooth = problem(rates, {"A": 0.0, "clock": 0.0, "t0": 1.0}, ["t0"], [3.0], rtol=1e-6)
-    assert at(smooth, [1.3]).slopes[0, 0] == 0.0
+    of = problem(rates, {"A": 0.0, "clock": 0.0, "t0": 1.0}, ["t0"], [3.0], observed="A")
+    numbers = numbers_of(of)
+    numbers = numbers._replace(ints=numbers.ints.copy())
+    section(numbers.ints, "derivative_sizes")[DerivativeSizes._fields.index("conditions")] = 0
+    assert native.simulated(numbers, np.array([[1.3]]), with_rows=True, with_slopes=True).slopes[0, 0, 1, 0] == 0.0
 
 
 SWITCHED = {  # rate, estimated, values, dA/dp at 4 for A(0) = 0
