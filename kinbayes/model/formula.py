@@ -14,6 +14,8 @@ from kinbayes.model.expressions import TIME, ZERO, Expr, apply, const, substitut
 
 Functions = Mapping[str, tuple[tuple[str, ...], Expr]]  # user-defined: name -> (argument names, body)
 
+RATE_OF = "rate of "  # a symbol of this prefix stands for the time derivative of the name that follows
+
 # CODATA 2006, the value that SBML Level 3 fixes (section 3.4.6 of its specification).
 _AVOGADRO = 6.02214179e23
 
@@ -24,6 +26,21 @@ class FormulaError(ValueError):
 
 class UnsupportedFormulaError(FormulaError):
     """A formula that uses what is not supported."""
+
+
+def rate_of(quantity: Expr) -> Expr:
+    """Return the symbol of the time derivative of a symbol; a number has the derivative 0.
+
+    Raises
+    ------
+    UnsupportedFormulaError
+        If the quantity is neither: what it depends on is not known here.
+    """
+    if quantity.op == "const":
+        return ZERO
+    if quantity.op != "symbol" or quantity is TIME:
+        raise UnsupportedFormulaError(f"rateOf of {quantity} is not supported in a formula, only that of a name")
+    return symbol(RATE_OF + quantity.value)
 
 
 def _chain(op: str) -> Callable[..., Expr]:
@@ -81,6 +98,12 @@ def _reciprocal_of(op: str) -> Callable[[Expr], Expr]:
     return lambda x: 1 / apply(op, x)
 
 
+def _named(name: str) -> Expr:
+    if name == "time":  # the time itself is a node of another kind
+        raise UnsupportedFormulaError("the name 'time' is not supported, formulas use it for the time; rename it")
+    return symbol(name)
+
+
 _BUILD: dict[int, Callable[..., Expr]] = {
     libsbml.AST_PLUS: _fold("add", 0.0),
     libsbml.AST_TIMES: _fold("mul", 1.0),
@@ -136,6 +159,8 @@ _BUILD: dict[int, Callable[..., Expr]] = {
     libsbml.AST_RELATIONAL_GEQ: _chain("ge"),
     libsbml.AST_RELATIONAL_EQ: _chain("eq"),
     libsbml.AST_RELATIONAL_NEQ: _chain("ne"),
+    libsbml.AST_FUNCTION_RATE_OF: rate_of,
+    libsbml.AST_FUNCTION_DELAY: lambda x, nothing: x,  # any other delay is refused below
 }
 
 _LEAVES: dict[int, Callable[[libsbml.ASTNode], Expr]] = {
@@ -143,7 +168,7 @@ _LEAVES: dict[int, Callable[[libsbml.ASTNode], Expr]] = {
     libsbml.AST_REAL: lambda node: const(node.getReal()),
     libsbml.AST_REAL_E: lambda node: const(node.getReal()),
     libsbml.AST_RATIONAL: lambda node: const(node.getReal()),
-    libsbml.AST_NAME: lambda node: symbol(node.getName()),
+    libsbml.AST_NAME: lambda node: _named(node.getName()),
     libsbml.AST_NAME_TIME: lambda node: TIME,
     libsbml.AST_NAME_AVOGADRO: lambda node: const(_AVOGADRO),
     libsbml.AST_CONSTANT_E: lambda node: const(math.e),
@@ -152,15 +177,33 @@ _LEAVES: dict[int, Callable[[libsbml.ASTNode], Expr]] = {
     libsbml.AST_CONSTANT_FALSE: lambda node: const(0.0),
 }
 
-_REFUSED = {
-    libsbml.AST_FUNCTION_DELAY: "delay",
-    libsbml.AST_FUNCTION_RATE_OF: "rateOf",
-    libsbml.AST_LAMBDA: "lambda",
-}
+
+def unsupported(root: libsbml.ASTNode) -> list[str]:
+    """Return what a syntax tree uses that is not supported, by name."""
+    names, stack = [], [root]
+    while stack:
+        node = stack.pop()
+        name = _refused(node)
+        if name:
+            names.append(name)
+        stack.extend(node.getChild(i) for i in reversed(range(node.getNumChildren())))
+    return names
+
+
+def _refused(node: libsbml.ASTNode) -> str | None:
+    kind = node.getType()
+    if kind == libsbml.AST_FUNCTION_DELAY:
+        time = node.getChild(1)
+        return None if time is not None and time.isNumber() and time.getValue() == 0 else "delay"
+    if kind in _LEAVES or kind in _BUILD or kind == libsbml.AST_FUNCTION:
+        return None
+    return "lambda" if kind == libsbml.AST_LAMBDA else node.getName() or "this element"
 
 
 def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
     """Return the expression of a syntax tree.
+
+    The time derivative of a name (`rateOf` in SBML) becomes a symbol of its own, see `rate_of`.
 
     Parameters
     ----------
@@ -182,11 +225,11 @@ def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
     while stack:
         node, is_open = stack.pop()
         kind, count = node.getType(), node.getNumChildren()
+        refused = _refused(node)
+        if refused:
+            raise UnsupportedFormulaError(f"{refused} is not supported in a formula")
         if kind in _LEAVES:
             results.append(_LEAVES[kind](node))
-        elif kind not in _BUILD and kind != libsbml.AST_FUNCTION:
-            what = _REFUSED.get(kind) or node.getName() or "this element"
-            raise UnsupportedFormulaError(f"{what} is not supported in a formula")
         elif is_open:
             args = results[len(results) - count :]
             del results[len(results) - count :]
@@ -200,11 +243,9 @@ def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
 def _build(node: libsbml.ASTNode, args: list[Expr]) -> Expr:
     try:
         return _BUILD[node.getType()](*args)
-    except (
-        TypeError,
-        ValueError,
-        IndexError,
-    ) as error:  # the rows above state their arity by their arguments
+    except UnsupportedFormulaError:
+        raise
+    except (TypeError, ValueError, IndexError) as error:  # the rows above state their arity by their arguments
         name = node.getName() or node.getOperatorName() or "an operator"
         raise FormulaError(f"{name} cannot take {len(args)} argument(s)") from error
 
@@ -218,7 +259,9 @@ def _call(node: libsbml.ASTNode, args: list[Expr], functions: Functions) -> Expr
     names, body = functions[name]
     if len(names) != len(args):
         raise FormulaError(f"function {name!r} takes {len(names)} argument(s), not {len(args)}")
-    return substitute([body], dict(zip(names, args, strict=True)))[0]
+    given = dict(zip(names, args, strict=True))
+    rates = {RATE_OF + name: rate_of(value) for name, value in given.items() if body.depends_on(RATE_OF + name)}
+    return substitute([body], {**given, **rates})[0]
 
 
 @functools.cache
@@ -246,4 +289,7 @@ def parse(text: str | int | float) -> Expr:
     if tree is None:
         reason = " ".join(libsbml.getLastParseL3Error().split()) or "it is empty"
         raise FormulaError(f"cannot read the formula {text!r}: {reason}")
-    return from_ast(tree)
+    expression = from_ast(tree)
+    if any(name.startswith(RATE_OF) for name in expression.symbols):
+        raise UnsupportedFormulaError("rateOf is not supported in a formula")
+    return expression

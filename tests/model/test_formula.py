@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy.special import gamma
 
-from kinbayes.model.expressions import TIME, const, evaluate, symbol
-from kinbayes.model.formula import FormulaError, UnsupportedFormulaError, from_ast, parse
+from kinbayes.model.expressions import TIME, ZERO, const, evaluate, symbol
+from kinbayes.model.formula import RATE_OF as RATE
+from kinbayes.model.formula import FormulaError, UnsupportedFormulaError, from_ast, parse, rate_of, unsupported
 
 X, Y = symbol("x"), symbol("y")
 
@@ -196,6 +197,41 @@ def test_functions_are_replaced_by_their_bodies():
         from_ast(tree("<apply><ci>f</ci><cn>1</cn></apply>"), functions)
     with pytest.raises(FormulaError, match=r"'g' is not defined; defined are \['f'\]"):
         from_ast(tree("<apply><ci>g</ci><cn>1</cn></apply>"), functions)
+
+
+SYMBOLS = "http://www.sbml.org/sbml/symbols"
+RATE_OF = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/rateOf">rateOf</csymbol>'
+DELAY = f'<csymbol encoding="text" definitionURL="{SYMBOLS}/delay">delay</csymbol>'
+
+
+def test_a_rate_is_a_symbol_of_its_own():
+    made = from_ast(tree(f"<apply>{RATE_OF}<ci>x</ci></apply>"))
+    assert made is rate_of(X)
+    assert made.symbols == {RATE + "x"}
+    assert rate_of(const(3)) is ZERO
+    with pytest.raises(UnsupportedFormulaError, match="rateOf of time"):
+        rate_of(TIME)
+
+
+def test_a_rate_in_a_function_is_that_of_its_argument():
+    functions = {"f": (("a", "b"), rate_of(symbol("a")) * symbol("b"))}
+    assert from_ast(tree("<apply><ci>f</ci><ci>y</ci><ci>x</ci></apply>"), functions) is rate_of(Y) * X
+    assert from_ast(tree("<apply><ci>f</ci><cn>2</cn><ci>x</ci></apply>"), functions) is ZERO
+    with pytest.raises(UnsupportedFormulaError, match=r"rateOf of \(x \+ y\)"):
+        from_ast(tree("<apply><ci>f</ci><apply><plus/><ci>x</ci><ci>y</ci></apply><ci>x</ci></apply>"), functions)
+
+
+def test_all_that_is_not_supported_is_listed():
+    late = f"<apply>{DELAY}<ci>x</ci><ci>y</ci></apply>"
+    now = f"<apply>{DELAY}<ci>x</ci><cn>0</cn></apply>"
+    assert unsupported(tree(call("plus", late, now, call("sin", late)))) == ["delay", "delay"]
+    assert unsupported(tree(call("plus", now, "<ci>x</ci>"))) == []
+    assert from_ast(tree(now)) is X
+
+
+def test_no_quantity_is_named_time():
+    with pytest.raises(UnsupportedFormulaError, match="the name 'time' is not supported"):
+        from_ast(tree("<ci>time</ci>"))
 
 
 @pytest.mark.parametrize(
