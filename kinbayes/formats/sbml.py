@@ -9,6 +9,7 @@ from kinbayes.formats.sbml_document import check_document, check_xml
 from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError
 from kinbayes.formats.sbml_model import model_of
 from kinbayes.formats.sbml_refusals import refusals
+from kinbayes.formats.sbml_source import rename_time
 from kinbayes.model.model import Model, ModelError
 
 
@@ -20,6 +21,7 @@ def read_sbml(path: str | Path) -> Model:
     its rate. A local parameter is named `reaction.parameter`. What no rule, reaction or event changes is a
     parameter of the model. What events change is a state. A concentration in a compartment of changing size is an
     expression, its state the hidden `amount of species`. What an algebraic rule determines is an expression, too.
+    What a file calls `time` is `time_` here.
 
     Submodels of the package `comp` become part of one model, their names prefixed as `submodel__name`; models of
     other files are read only from the file's own folder.
@@ -43,8 +45,8 @@ def read_sbml(path: str | Path) -> Model:
     UnsupportedSBMLError
         If the model uses delays (other than of events), fast reactions, reactions without kinetic law, algebraic
         rules that have not exactly one solution in closed form, events that assign a concentration computed
-        earlier while the size changes, a required package other than `comp`, or the name `time`. The error lists
-        all of what shows without building the model, a line each.
+        earlier while the size changes, or a required package other than `comp`. The error lists all of what shows
+        without building the model, a line each.
 
     References
     ----------
@@ -85,6 +87,7 @@ def _read(where: str, document: libsbml.SBMLDocument, folder: Path | None) -> Mo
     check_document(where, document)
     if has_submodels(document):
         flatten(document, folder)
+    rename_time(document.getModel())
     refused = refusals(document)
     if refused:
         raise UnsupportedSBMLError("\n".join(refused))

@@ -70,6 +70,20 @@ def read_source(model: libsbml.Model) -> Source:
     )
 
 
+def rename_time(model: libsbml.Model) -> None:
+    """Give what a model calls `time` another name, in place: formulas use that name for the time itself."""
+    element = model.getElementBySId("time")
+    if element is None:
+        return
+    name = "time_"
+    while model.getElementBySId(name) is not None:
+        name += "_"
+    element.setId(name)
+    everything = model.getListOfAllElements()
+    for other in (everything.get(i) for i in range(everything.getSize())):
+        other.renameSIdRefs("time", name)
+
+
 def _given(model: libsbml.Model) -> set[str]:
     """Return the names that an initial assignment, a rule or an event gives a value."""
     rules = list(model.getListOfRules())

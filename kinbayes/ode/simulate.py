@@ -52,7 +52,8 @@ def simulate(
     Raises
     ------
     ValueError
-        If times are not ascending from 0 on, or a parameter or tolerance is no finite number.
+        If times are not ascending from 0 on, or a tolerance, or a parameter that the states depend on, is no finite
+        number.
     ModelError
         If a name in `parameters` cannot be given.
     SimulationError
@@ -70,9 +71,10 @@ def simulate(
         raise ValueError(f"times must be finite, ascending and not before 0; they are {times}")
     plain = {n: float(e.value) for n, e in model.initial.items() if e.op == "const"}
     given = {**plain, **{name: float(value) for name, value in (parameters or {}).items()}}
-    lost = sorted(name for name, value in given.items() if not np.isfinite(value))
-    if lost:
-        raise ValueError(f"{lost} have no finite value; give them in parameters=")
+    lost = {name for name, value in given.items() if not np.isfinite(value)}
+    missing = sorted(lost & (_needed(model, tuple(given)) | {*(parameters or {})})) if lost else []
+    if missing:
+        raise ValueError(f"{missing} have no finite value; give them in parameters=")
     code = _compiled(model, tuple(given))
     numbers = _numbers(code, list(given.values()), times, (rtol, atol), max_steps)
     found = native.simulated(numbers, np.zeros((1, 0)), with_states=True)
@@ -93,6 +95,14 @@ def simulate(
         for name, column in columns.items()
     }
     return xr.Dataset(variables, coords={"time": times}, attrs={"model": model.name, "rtol": rtol, "atol": atol})
+
+
+def _needed(model: Model, given: tuple[str, ...]) -> set[str]:
+    """Return what the states depend on."""
+    formulas = [*model.derivatives.values(), *(formula for event in model.events for formula in event.formulas)]
+    used = {*model.states, *(name for formula in formulas for name in formula.symbols)}
+    start = model.initial_values(given)
+    return {name for known in used & start.keys() for name in start[known].symbols}
 
 
 @functools.lru_cache(maxsize=64)

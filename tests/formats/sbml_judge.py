@@ -70,6 +70,7 @@ def wrong_variables(folder: Path, given: Mapping[str, float] | None = None) -> l
     start = model.initial_values(())
     constants = dict(zip(start, evaluate(list(start.values()), {"time": 0.0}), strict=True))
     values = {**constants, **given, **{name: column.values for name, column in found.items()}}
+    values |= {"time": values["time_"]} if "time_" in values else {}
     document = libsbml.readSBMLFromFile(str(path))  # keeps what belongs to it alive
     if has_submodels(document):
         flatten(document, folder)
