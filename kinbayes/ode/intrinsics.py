@@ -21,12 +21,14 @@ _FILES = (
     "dense_output.py",
     "event_sensitivities.py",
     "events.py",
+    "integrator.py",
     "intrinsics.py",
     "kernel.py",
     "lu_loops.py",
     "numbers.py",
     "sensitivities.py",
     "status.py",
+    "steps.py",
     "tableau.py",
 )
 SOURCES = int.from_bytes(
