@@ -19,10 +19,7 @@ from kinbayes.model.expressions import (
 _LINEAR = frozenset(("symbol", "add", "sub", "neg", "mul", "div"))
 _ORDERED = ("lt", "le", "gt", "ge")
 _JUMPS = frozenset((*_ORDERED, "floor", "ceil", "sign"))
-
-
-class DiscontinuityError(ValueError):
-    """A condition whose changes cannot be found."""
+_JUMPING = symbol("what jumps")
 
 
 class Switch(NamedTuple):
@@ -58,6 +55,44 @@ def time_switches(roots: Sequence[Expr], states: Collection[str], prefix: str) -
     return [done[root] for root in roots], switches
 
 
+def equalities(
+    triggers: Sequence[Expr], states: Collection[str], prefix: str
+) -> tuple[list[Expr], dict[str, tuple[Expr, Expr]]]:
+    """Return `triggers` with whether numbers that vary are equal replaced by symbols that are 1 at such moments.
+
+    Parameters
+    ----------
+    triggers
+        The expressions.
+    states
+        The states that vary between events; time does too.
+    prefix
+        Of the new symbols, before a number.
+
+    Returns
+    -------
+    triggers
+        The expressions in the old symbols and the new ones.
+    sides
+        New symbol -> whether its left side is at least the right one, and at most.
+    """
+    names: dict[Expr, str] = {}
+    sides: dict[str, tuple[Expr, Expr]] = {}
+    done: dict[Expr, Expr] = {}
+    smooth: dict[Expr, Expr] = {}  # what jumps stands still here: whether it equals a number is no matter of moments
+    for node in postorder(triggers):
+        is_jump = node.op in _JUMPS or node.op in ("eq", "ne")
+        smooth[node] = _JUMPING if is_jump else apply(node.op, *(smooth[a] for a in node.args)) if node.args else node
+        done[node] = apply(node.op, *(done[a] for a in node.args)) if node.args else node
+        if node.op not in ("eq", "ne") or not any(_varies(smooth[a], states) for a in node.args):
+            continue
+        left, right = done[node].args
+        number = names.setdefault(left - right, f"{prefix}{len(names)}")
+        sides[number] = (apply("ge", left, right), apply("le", left, right))
+        done[node] = apply("ne" if node.op == "eq" else "eq", symbol(number), ZERO)
+    return [done[trigger] for trigger in triggers], sides
+
+
 class Mode(NamedTuple):
     """A comparison or rounding that changes when it will, and the function whose passing of a value changes it.
 
@@ -84,11 +119,6 @@ def modes(
         The states that vary between events; time does too.
     prefix
         Of the new symbols, before a number.
-
-    Raises
-    ------
-    DiscontinuityError
-        If a trigger asks whether numbers that vary are equal: it would be true for single moments.
     """
     names: dict[Expr, str] = {}
     found: dict[str, Mode] = {}
@@ -97,11 +127,6 @@ def modes(
         done: dict[Expr, Expr] = {}
         for node in postorder(roots):
             done[node] = new = apply(node.op, *(done[a] for a in node.args)) if node.args else node
-            if new.op in ("eq", "ne") and is_trigger and (new.depends_on("time") or _depends(new, states)):
-                raise DiscontinuityError(
-                    f"whether {new.args[0]!r} equals {new.args[1]!r} changes at single moments, which cannot be found; "
-                    "state it as an inequality"
-                )
             if new.op in _JUMPS and _is_held(new, states, is_trigger):
                 if new not in names:
                     names[new] = f"{prefix}{len(names)}"
@@ -126,8 +151,7 @@ def conditions(rates: Sequence[Expr], states: Collection[str], prefix: str) -> t
 
 
 def _is_held(node: Expr, states: Collection[str], is_trigger: bool) -> bool:
-    by_state = _depends(node, states)
-    return by_state or node.depends_on("time") if is_trigger else node.depends_on("time") and not by_state
+    return _varies(node, states) if is_trigger else node.depends_on("time") and not _depends(node, states)
 
 
 def _mode(node: Expr) -> Mode:
@@ -143,6 +167,10 @@ def _symbol(name: str, node: Expr) -> Expr:
 def is_wave(root: Expr, states: Collection[str]) -> bool:
     """Return whether a function is one of time alone that may turn back, so that a long step could miss it."""
     return not _depends(root, states) and not _is_linear_in_time(root)
+
+
+def _varies(node: Expr, states: Collection[str]) -> bool:
+    return node.depends_on("time") or _depends(node, states)
 
 
 def _depends(node: Expr, names: Collection[str]) -> bool:

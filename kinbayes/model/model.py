@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kinbayes.model.discontinuities import DiscontinuityError, modes
 from kinbayes.model.expressions import ZERO, Expr, substitute, symbol, where
 
 
@@ -23,7 +22,8 @@ class Event(NamedTuple):
     name
         The event's name, unique in its model.
     trigger
-        The event fires when this becomes true.
+        The event fires when this becomes true. Two numbers that vary are equal at the moments where one passes the
+        other.
     assignments
         (state, its new value), all computed before any is made.
     delay
@@ -82,8 +82,8 @@ class Model:
     Raises
     ------
     ModelError
-        If a state has no initial expression, a name is used that is not defined, definitions form a circle, an event
-        assigns what is no state, or its trigger asks whether numbers that vary are equal.
+        If a state has no initial expression, a name is used that is not defined, definitions form a circle, or an
+        event assigns what is no state.
     """
 
     name: str
@@ -111,12 +111,6 @@ class Model:
         rhs = substitute(list(self.derivatives.values()), self.expressions)
         object.__setattr__(self, "derivatives", dict(zip(self.derivatives, rhs, strict=True)))
         object.__setattr__(self, "events", tuple(self._in_states(event) for event in self.events))
-        flowing = [state for state, rate in self.derivatives.items() if rate is not ZERO]
-        for event in self.events:
-            try:
-                modes([event.trigger], [], flowing, "mode ")
-            except DiscontinuityError as error:
-                raise ModelError(f"event {event.name!r}: {error}") from error
 
     def _check_events(self, known: Collection[str]) -> None:
         names = [event.name for event in self.events]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kinbayes.model.discontinuities import Mode, Switch, is_wave, modes, time_switches
+from kinbayes.model.discontinuities import Mode, Switch, equalities, is_wave, modes, time_switches
 from kinbayes.model.expressions import (
     ONE,
     ZERO,
@@ -28,6 +28,9 @@ class Moments(NamedTuple):
     ----------
     modes
         Name -> a comparison or rounding that holds still between moments.
+    pulses
+        Name -> which of two numbers is larger, 1 or -1, or 0 where they are equal. A pulse is 1 at the moment where
+        that is so or where it changes, else 0.
     moves_rates
         Of every mode whether it is in the derivatives.
     is_wavy
@@ -43,6 +46,7 @@ class Moments(NamedTuple):
     """
 
     modes: Mapping[str, Mode]
+    pulses: Mapping[str, Expr]
     moves_rates: tuple[bool, ...]
     is_wavy: bool
     triggers: tuple[Expr, ...]
@@ -78,8 +82,8 @@ class Equations(NamedTuple):
     start
         The start of every state, in the names of the inputs.
     constants
-        Name -> what it is at time 0, in the names of the inputs; last come the modes, the times of the switches, then
-        the switches as they stand.
+        Name -> what it is at time 0, in the names of the inputs; last come the pulses, the modes, the times of the
+        switches, then the switches as they stand.
     switches
         Name -> whether it is on, in the names of the constants and `time`.
     moments
@@ -102,8 +106,8 @@ class Equations(NamedTuple):
 
     @property
     def varying(self) -> frozenset[str]:
-        """What is not constant from the start to the end: states, switches and modes."""
-        return frozenset((*self.states, *self.switches, *self.moments.modes))
+        """What is not constant from the start to the end: states, switches, modes and pulses."""
+        return frozenset((*self.states, *self.switches, *self.moments.modes, *self.moments.pulses))
 
 
 def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
@@ -118,7 +122,7 @@ def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
     """
     plain, switches, moments = _smooth(model)
     formulas = (*moments.triggers, *moments.delays, *moments.priorities, *moments.values)
-    followed = [e for mode in moments.modes.values() for e in mode]
+    followed = [*(e for mode in moments.modes.values() for e in mode), *moments.pulses.values()]
     has_time = any(e.depends_on("time") for e in (*plain, *formulas, *followed))
     states = (*model.states, "time") if has_time else model.states
     plain = [*plain, ONE] if has_time else plain
@@ -131,6 +135,7 @@ def equations(model: Model, start: Mapping[str, Expr]) -> Equations:
         **{name: symbol(name) for name in model.parameters},
         **parts,
         **more,
+        **dict.fromkeys(moments.pulses, ZERO),
         **dict.fromkeys(moments.modes, ZERO),
         **{f"time of {name}": switch.time for name, switch in switches.items()},
         **dict.fromkeys(switches, ZERO),
@@ -157,28 +162,30 @@ def _smooth(model: Model) -> tuple[list[Expr], Mapping[str, Switch], Moments]:
     """Return the derivatives as they are between jumps, and what jumps."""
     events = model.events
     number = {name: k for k, name in enumerate(model.states)}
-    roots = [
-        *model.derivatives.values(),
-        *(where(event.trigger, ONE, ZERO) for event in events),
-        *(event.delay for event in events),
-        *(const(-math.inf) if event.priority is None else event.priority for event in events),
-        *(value for event in events for _, value in event.assignments),
-    ]
-    roots, switches = time_switches(roots, model.states, "switch ")
-    num, size = len(model.states), len(events)
     flowing = [name for name, rate in model.derivatives.items() if rate is not ZERO]
-    triggers, rates, found = modes(roots[num : num + size], roots[:num], flowing, "mode ")
-    delays, priorities, values = roots[num + size : num + 2 * size], roots[num + 2 * size :], roots[num + 3 * size :]
+    triggers, sides = equalities([where(event.trigger, ONE, ZERO) for event in events], flowing, "pulse ")
+    parts = [
+        list(model.derivatives.values()),
+        [*triggers, *(where(at_least, ONE, ZERO) - where(at_most, ONE, ZERO) for at_least, at_most in sides.values())],
+        [event.delay for event in events],
+        [const(-math.inf) if event.priority is None else event.priority for event in events],
+        [value for event in events for _, value in event.assignments],
+    ]
+    ends = list(itertools.accumulate(map(len, parts), initial=0))
+    roots, switches = time_switches([root for part in parts for root in part], model.states, "switch ")
+    rates, conditions, delays, priorities, values = (roots[a:b] for a, b in itertools.pairwise(ends))
+    conditions, rates, found = modes(conditions, rates, flowing, "mode ")
     return (
         rates,
         switches,
         Moments(
             found,
+            dict(zip(sides, conditions[len(events) :], strict=True)),
             tuple(any(rate.depends_on(name) for rate in rates) for name in found),
             any(is_wave(mode.root, flowing) for mode in found.values()),
-            tuple(triggers),
+            tuple(conditions[: len(events)]),
             tuple(delays),
-            tuple(priorities[:size]),
+            tuple(priorities),
             tuple(values),
             tuple(number[target] for event in events for target, _ in event.assignments),
             tuple(itertools.accumulate((len(event.assignments) for event in events), initial=0)),

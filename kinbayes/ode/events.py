@@ -46,6 +46,7 @@ _FINEST = 1e-16  # part of the time within which a moment is found
 _NEVER = 1e300
 _MOST = 100_000  # events of one moment, and changes of modes within one step
 _NONE = 2.0  # the place of no moment within a step
+_UNKNOWN = 2.0  # which of two numbers is larger, before the start
 _COUNT, _RANDOM, _CAUSE = range(3)  # of `about`
 _PLACE, _NEXT, _FAILED, _TIME = range(4)  # of `moment`
 # The minimal standard generator of Park and Miller (1988), doi:10.1145/63039.63042: a lane's own, always the same.
@@ -60,11 +61,22 @@ def _modes(work, sizes, own_sizes):
     return plus(work.constants, sizes.constants - 2 * sizes.switches - own_sizes.modes)
 
 
+@inline
+def _pulses(work, sizes, own_sizes):
+    return plus(work.constants, sizes.constants - 2 * sizes.switches - own_sizes.modes - own_sizes.pulses)
+
+
+@inline
+def _is_passed(before, now):
+    """Return whether two numbers have become equal, or have passed each other: by their sides before and now."""
+    return (now == 0.0 and before != 0.0) or (now != 0.0 and now == -before)
+
+
 @jit
 def _settle(code, work, part, sizes, own_sizes, y):
     """Set the modes to what they are at a point; those inside others come first."""
     modes = _modes(work, sizes, own_sizes)
-    for _ in range(own_sizes.modes):
+    for _ in range(own_sizes.modes + 1):
         call(code[_SEEN], (y, work.constants, part.seen))
         is_settled = True
         for m in range(own_sizes.modes):
@@ -132,6 +144,8 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
         is_moment = False
         for m in range(num):
             is_moment = is_moment or (own.moves_rates[m] != 0 and modes[m] != part.kept[m])
+        for p in range(own_sizes.pulses):
+            is_moment = is_moment or _is_passed(part.sides[p], part.seen[num + p])
         if own_sizes.events > 0 and not is_equilibration:
             call(code[_FIRES], (part.point, work.constants, part.fires))
             for e in range(own_sizes.events):
@@ -141,6 +155,8 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
                 modes[m] = part.kept[m]
             part.about[_CAUSE] = cause
             break
+        for p in range(own_sizes.pulses):
+            part.sides[p] = part.seen[num + p]
         if own_sizes.events > 0 and not is_equilibration:
             _fall(part, own, own_sizes)
     work.moment[_PLACE] = theta
@@ -237,6 +253,11 @@ def _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes,
             work.y[own.assignment_state[first + k]] = values[k]
         part.waiting[place] = -1.0
         _settle(code, work, part, sizes, own_sizes, work.y)
+        pulses, sides = _pulses(work, sizes, own_sizes), plus(part.seen, own_sizes.modes)
+        for p in range(own_sizes.pulses):
+            # What was assigned may have made numbers equal, or have ended that they are.
+            pulses[p] = pulses[p] if sides[p] == part.sides[p] else 1.0 if sides[p] == 0.0 else 0.0
+            part.sides[p] = sides[p]
         if is_wanted:
             _tell(MAKE, code, ints, floats, memory, lane, e, place)
         _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t)
@@ -264,6 +285,10 @@ def _turn(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, i
         _tell(kind, code, ints, floats, memory, lane, index, 0)
     part.about[_CAUSE] = -1.0
     _settle(code, work, part, sizes, own_sizes, work.y)
+    pulses, sides = _pulses(work, sizes, own_sizes), plus(part.seen, own_sizes.modes)
+    for p in range(own_sizes.pulses):
+        pulses[p] = 1.0 if _is_passed(part.sides[p], sides[p]) else 0.0
+        part.sides[p] = sides[p]
     is_moved = False
     for m in range(own_sizes.modes):
         is_moved = is_moved or (own.moves_rates[m] != 0 and modes[m] != part.kept[m])
@@ -278,6 +303,8 @@ def _prepare(code, work, part, own, sizes, own_sizes):
     for m in range(own_sizes.modes):
         modes[m] = 0.0
     _settle(code, work, part, sizes, own_sizes, work.y)
+    for p in range(own_sizes.pulses):
+        part.sides[p] = _UNKNOWN
     for e in range(own_sizes.events):
         part.is_true[e] = own.is_true_before[e]
     for place in range(own_sizes.capacity):

@@ -133,7 +133,7 @@ def _event_functions(moments: Moments, names: tuple[Sequence[str], Sequence[str]
     if moments.is_empty:
         return []
     return [
-        Function("watch", names, [[mode.value for mode in moments.modes.values()]]),
+        Function("watch", names, [[*(mode.value for mode in moments.modes.values()), *moments.pulses.values()]]),
         Function("fires", names, [[*moments.triggers, *moments.delays, *moments.priorities]]),
         Function("assign", names, [moments.values]),
     ]
@@ -142,6 +142,7 @@ def _event_functions(moments: Moments, names: tuple[Sequence[str], Sequence[str]
 def _event_sizes(moments: Moments) -> EventSizes:
     return EventSizes(
         modes=len(moments.modes),
+        pulses=len(moments.pulses),
         events=len(moments.triggers),
         assignments=len(moments.values),
         most=max((b - a for a, b in itertools.pairwise(moments.first)), default=0) or 1,

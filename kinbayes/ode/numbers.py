@@ -81,6 +81,7 @@ class EventSizes(NamedTuple):
     """Numbers of things that events and modes take."""
 
     modes: int
+    pulses: int
     events: int
     assignments: int
     most: int  # assignments of an event
@@ -138,8 +139,9 @@ class Parts(NamedTuple):
 class EventParts(NamedTuple):
     """Lengths of the parts of a thread's memory for events; pointers to them inside their loops."""
 
-    seen: int  # modes as they are at a point
+    seen: int  # modes as they are at a point, then the sides of pulses
     kept: int  # modes as they were
+    sides: int  # of pulses, as they were
     fires: int  # triggers, delays, priorities
     is_true: int  # the triggers
     assigned: int  # what all events would assign
@@ -231,7 +233,8 @@ class Sizes(NamedTuple):
 class Code(NamedTuple):
     """Addresses: of the kernel, then of a model's functions; those of the observables follow, then their derivatives'.
 
-    The last constants of a model are its modes, the times at which it switches, then the switches as they stand.
+    The last constants of a model are its pulses, its modes, the times at which it switches, then the switches as they
+    stand.
     """
 
     evaluate: int  # the kernel itself, for those who call it by address
@@ -257,7 +260,7 @@ class Code(NamedTuple):
     solve_block: int = 0  # (right-hand sides of a block, factors, scratch, pattern), where that is none
     # What events and modes take; 0 without them.
     events: int = 0  # the loops around the next three
-    watch: int = 0  # (states, constants) -> modes
+    watch: int = 0  # (states, constants) -> modes, sides of pulses
     fires: int = 0  # (states, constants) -> triggers, delays, priorities
     assign: int = 0  # (states, constants) -> what all events assign
     event_derivatives: int = 0  # the loops that move tangents over moments
@@ -326,8 +329,9 @@ def event_parts(sizes: Sizes, own: EventSizes) -> EventParts:
     """Return the lengths of the parts."""
     n, block = padded(sizes.states), own.blocks * WIDTH
     return EventParts(
-        seen=own.modes,
+        seen=own.modes + own.pulses,
         kept=own.modes,
+        sides=own.pulses,
         fires=3 * own.events,
         is_true=own.events,
         assigned=own.assignments,
@@ -392,7 +396,7 @@ NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 METHOD = np.stack([A, C])
 NO_DERIVATIVES, NO_EVENTS = DerivativeInts(), EventInts()
-NO_EVENT_SIZES = EventSizes(modes=0, events=0, assignments=0, most=1, capacity=0, samples=0)
+NO_EVENT_SIZES = EventSizes(modes=0, pulses=0, events=0, assignments=0, most=1, capacity=0, samples=0)
 
 
 class Layout(NamedTuple):

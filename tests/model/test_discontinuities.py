@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from kinbayes.model.discontinuities import DiscontinuityError, is_wave, modes, time_switches
+from kinbayes.model.discontinuities import equalities, is_wave, modes, time_switches
 from kinbayes.model.expressions import ONE, TIME, ZERO, Expr, apply, evaluate, symbol, where
 
 A, B, C = symbol("a"), symbol("b"), symbol("c")
@@ -115,14 +115,20 @@ def test_what_only_events_change_needs_no_mode():
     assert modes([trigger], [], [], "m") == ([trigger], [], {})
 
 
-@pytest.mark.parametrize("condition", [apply("eq", A, 1), apply("ne", TIME, B), apply("eq", A + TIME, C)])
-def test_equality_of_what_varies_is_refused(condition):
-    with pytest.raises(DiscontinuityError, match="state it as an inequality"):
-        modes([where(condition, 1, 0)], [], ["a"], "m")
+@pytest.mark.parametrize("condition", [apply("eq", A, 1), apply("eq", TIME, B), apply("eq", A + TIME, C)])
+def test_equality_of_what_varies_is_a_pulse(condition):
+    other = apply("ne", *condition.args)
+    (trigger, opposite), sides = equalities([where(condition, 1, 0), where(other, 1, 0)], ["a"], "p")
+    assert list(sides) == ["p0"]
+    for pulse in (0.0, 1.0):
+        assert (value(trigger, p0=pulse), value(opposite, p0=pulse)) == (pulse, 1 - pulse)
+    assert sides["p0"] == (apply("ge", *condition.args), apply("le", *condition.args))
 
 
 def test_equality_with_a_stair_is_none_of_what_varies():
-    (trigger,), _, found = modes([where(apply("eq", apply("floor", TIME), 3), 1, 0)], [], [], "m")
+    trigger = where(apply("eq", apply("floor", TIME), 3), 1, 0)
+    assert equalities([trigger], [], "p") == ([trigger], {})
+    (trigger,), _, found = modes([trigger], [], [], "m")
     assert trigger.symbols == set(found) == {"m0"}
 
 

@@ -85,6 +85,11 @@ CASES = {
         {"x": 1.0, "on": 1.0, "k": 0.8, "c": 0.4, "d": 1.5},
         [event("once", "x < c && on > 0.5", {"x": "x + d", "on": "0"})],
     ),
+    "a dose at an estimated time that is met": (
+        {"x": "-k*x*x", "y": "k*x*x - y"},
+        {"x": 1.0, "y": 0.5, "k": 0.7, "t0": 1.37, "d": 2.0},
+        [event("dose", "time == t0", {"x": "x + d*y"}), event("pass", "x == y", {"y": "d*y + x"})],
+    ),
     "a cascade": (
         {"x": "a - b*x", "y": "-y*b", "z": "y - z"},
         {"x": 0.1, "y": 0.2, "z": 0.0, "a": 1.0, "b": 0.3, "c": 0.9},

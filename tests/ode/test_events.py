@@ -120,6 +120,49 @@ def test_what_is_no_number_never_fires():
     np.testing.assert_allclose(found.x, [0.5, -2.0])
 
 
+# ---- Equality
+
+
+@pytest.mark.parametrize("trigger", ["time == 2", "2 - time == 0", "x == 2", "2 == x", "x - time/2 == 1"])
+def test_numbers_are_equal_where_one_passes_the_other(trigger):
+    rates, start = {"x": "1", "n": "0", "at": "0"}, {"x": 0.0, "n": 0.0, "at": 0.0}
+    found = run(rates, start, [event("e", trigger, {"n": "n + 1", "at": "time"})], [1.9, 2.0, 2.1, 9.0])
+    np.testing.assert_array_equal(found.n[[0, 2, 3]], [0, 1, 1])
+    assert found["at"].values[-1] == pytest.approx(2.0, abs=1e-12)
+    if "time" in trigger and "x" not in trigger:
+        assert found.n.values[1] == 1
+
+
+def test_passing_in_either_direction_counts():
+    found = run({"n": "0"}, {"n": 0.0}, [event("e", "sin(time) == 0.5", {"n": "n + 1"})], [20 * math.pi])
+    assert found.n.values[-1] == 20
+
+
+@pytest.mark.parametrize(("is_true_before", "fired"), START)
+def test_numbers_that_are_equal_at_the_start(is_true_before, fired):
+    of = event("e", "time == 0", {"x": "1"}, is_true_before=is_true_before)
+    np.testing.assert_array_equal(run({"x": "0"}, {"x": 0.0}, [of], [0.0, 1.0]).x, [fired, fired])
+
+
+def test_doses_at_times_that_events_count_up():
+    dose = event("dose", "time == due", {"x": "x + 1", "due": "due + 24"})
+    found = run({"x": "0", "due": "0"}, {"x": 0.0, "due": 24.0}, [dose], [23.9, 24.1, 48.1, 2401.0])
+    np.testing.assert_array_equal(found.x, [0, 1, 2, 100])
+
+
+def test_what_is_assigned_can_be_equal_too():
+    set_ = event("set", "time >= 1", {"x": "5"})
+    found = run({"x": "-0.1", "y": "0"}, {"x": 0.0, "y": 0.0}, [event("e", "x == 5", {"y": "1"}), set_], [1.0])
+    assert found.y.values[0] == 1
+    jumped_over = event("e", "x == 4", {"y": "1"})
+    assert run({"x": "0*x", "y": "0"}, {"x": 0.0, "y": 0.0}, [jumped_over, set_], [1.0]).y.values[0] == 0
+
+
+def test_an_inequality_fires_where_it_ends_to_be_an_equality():
+    found = run({"n": "0"}, {"n": 0.0}, [event("e", "time != 2", {"n": "n + 1"})], [1.0, 2.0, 2.1, 9.0])
+    np.testing.assert_array_equal(found.n, [0, 0, 1, 1])
+
+
 # ---- Delays
 
 
@@ -243,11 +286,6 @@ def test_a_ball_that_comes_to_rest_takes_all_steps():
     """Bounces that come ever faster have an end that no step reaches."""
     with pytest.raises(SimulationError, match=r"failed at time 4\.28"):
         run({"y": "v", "v": "-9.81"}, {"y": 10.0, "v": 0.0}, [event("e", "y <= 0", {"v": "-0.5*v", "y": "0"})], [9.0])
-
-
-def test_equality_of_what_varies_is_refused():
-    with pytest.raises(ModelError, match=r"event 'e': .* state it as an inequality"):
-        model({"x": "1"}, {"x": 0.0}, event("e", "x == 1", {"x": "0"}))
 
 
 def test_only_states_can_be_assigned():
