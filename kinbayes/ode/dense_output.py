@@ -6,7 +6,7 @@ from kinbayes.ode.intrinsics import BLOCK, add_multiple, inline, jit, plus
 _H, _NUM_STAGES = tableau.H, tableau.NUM_STAGES
 
 
-@inline
+@jit
 def states_within(work, out, n, theta):
     """Compute the states at a place within the step, from 0 at its start to 1 at its end."""
     m = (n + BLOCK - 1) // BLOCK * BLOCK

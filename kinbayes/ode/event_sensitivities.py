@@ -24,6 +24,7 @@ from kinbayes.ode.numbers import (
     AT_START,
     AT_SWITCH,
     CROSS,
+    EQUILIBRATION,
     FIRE,
     MAKE,
     MOVE,
@@ -109,20 +110,20 @@ def _cross(code, work, part, own, behind, sizes, own_sizes, tangent):
             low, high = 0.0, 1.0
             for _ in range(_HALVINGS):
                 middle = 0.5 * (low + high)
-                states_within(work, part.point, n, middle)
-                call(code[_CONDITIONS], (part.point, work.constants, within))
+                states_within(work, work.point, n, middle)
+                call(code[_CONDITIONS], (work.point, work.constants, within))
                 if within[k] == were[k]:
                     low = middle
                 else:
                     high = middle
-            states_within(work, part.point, n, high)
+            states_within(work, work.point, n, high)
             tangents_within(behind, behind.observed, own_sizes.blocks, n, high)
-            call(code[_CONDITIONAL], (part.point, work.constants, were, part.before))
-            call(code[_PARTIALS], (part.point, work.constants, behind.more, part.partials))
+            call(code[_CONDITIONAL], (work.point, work.constants, were, part.before))
+            call(code[_PARTIALS], (work.point, work.constants, behind.more, part.partials))
             row = own_sizes.modes + own_sizes.events + own_sizes.assignments + k
             _at_root(part, own, behind.observed, tangent, row, n, own_sizes.blocks)
             were[k] = are[k]
-            call(code[_CONDITIONAL], (part.point, work.constants, were, part.after))
+            call(code[_CONDITIONAL], (work.point, work.constants, were, part.after))
             _move(behind.u, part.before, part.delay, 1.0, n, own_sizes.blocks)
             _move(behind.u, part.after, part.delay, -1.0, n, own_sizes.blocks)
 
@@ -148,7 +149,7 @@ def _event_derivatives(sources: int):
         work, part = _parts_of(memory, whole.parts), _event_parts_of(memory, own.event_parts)
         behind = _derivative_parts_of(memory, of_lanes.derivative_parts)
         n, blocks, tangents = sizes.states, own_sizes.blocks, behind.y
-        of_inputs = of_lanes.equilibration_tangent if work.moment[4] != 0.0 else of_lanes.input_tangent
+        of_inputs = of_lanes.equilibration_tangent if work.moment[EQUILIBRATION] != 0.0 else of_lanes.input_tangent
         tangent = plus(of_inputs, lane * sizes.inputs)
         if kind == CROSS:
             _cross(code, work, part, own, behind, sizes, own_sizes, tangent)

@@ -16,15 +16,20 @@ from numba import types
 from kinbayes.ode.dense_output import states_within
 from kinbayes.ode.intrinsics import SOURCES, call, compiled, inline, jit, numbers, plus, pointers
 from kinbayes.ode.numbers import (
+    ARRIVE,
     AT_ROOT,
     AT_START,
     AT_SWITCH,
-    CUT,
+    EQUILIBRATION,
+    FAILED,
     FIRE,
+    JUMP,
     MAKE,
     MOVE,
-    PREPARE,
+    NEXT,
+    PLACE,
     TAKE,
+    TIME,
     WATCH,
     Code,
     DerivativeInts,
@@ -35,20 +40,19 @@ from kinbayes.ode.numbers import (
     Parts,
     Sizes,
 )
+from kinbayes.ode.segments import SAME_TIME, segment, turn
+from kinbayes.ode.steps import linearize
 
 _ASSIGN, _FIRES, _SEEN = (Code._fields.index(name) for name in ("assign", "fires", "watch"))
-_EVENT_DERIVATIVES = Code._fields.index("event_derivatives")
+_DERIVATIVES, _EVENT_DERIVATIVES = Code._fields.index("derivatives"), Code._fields.index("event_derivatives")
 _ints_of, _parts_of, _sizes_of = pointers(Ints), pointers(Parts), numbers(Sizes)
 _event_ints_of, _event_parts_of, _event_sizes_of = pointers(EventInts), pointers(EventParts), numbers(EventSizes)
 _FIRST = len(Ints._fields) + len(DerivativeInts._fields)  # of the sections for events
-_SAME_TIME = 1e-14  # relative distance below which two times count as one
 _FINEST = 1e-16  # part of the time within which a moment is found
-_NEVER = 1e300
 _MOST = 100_000  # events of one moment, and changes of modes within one step
 _NONE = 2.0  # the place of no moment within a step
 _UNKNOWN = 2.0  # which of two numbers is larger, before the start
 _COUNT, _RANDOM, _CAUSE = range(3)  # of `about`
-_PLACE, _NEXT, _FAILED, _TIME = range(4)  # of `moment`
 # The minimal standard generator of Park and Miller (1988), doi:10.1145/63039.63042: a lane's own, always the same.
 _FACTOR, _MODULUS, _SEED = 16807.0, 2147483647.0, 1043618065.0
 
@@ -90,11 +94,11 @@ def _settle(code, work, part, sizes, own_sizes, y):
 def _is_other(code, work, part, sizes, own_sizes, theta, t, t_new):
     """Return whether a mode changes between the start of the step and a place within it; leave the point there."""
     n = sizes.states
-    states_within(work, part.point, n, theta)
-    work.moment[_TIME] = t_new if theta == 1.0 else t + theta * (t_new - t)
+    states_within(work, work.point, n, theta)
+    work.moment[TIME] = t_new if theta == 1.0 else t + theta * (t_new - t)
     if sizes.has_time:
-        part.point[n - 1] = work.moment[_TIME]
-    call(code[_SEEN], (part.point, work.constants, part.seen))
+        work.point[n - 1] = work.moment[TIME]
+    call(code[_SEEN], (work.point, work.constants, part.seen))
     modes = _modes(work, sizes, own_sizes)
     is_other = False
     for k in range(own_sizes.modes):
@@ -140,14 +144,14 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
         for m in range(num):
             part.kept[m] = modes[m]
             cause = m if cause < 0 and part.seen[m] != modes[m] else cause
-        _settle(code, work, part, sizes, own_sizes, part.point)
+        _settle(code, work, part, sizes, own_sizes, work.point)
         is_moment = False
         for m in range(num):
             is_moment = is_moment or (own.moves_rates[m] != 0 and modes[m] != part.kept[m])
         for p in range(own_sizes.pulses):
             is_moment = is_moment or _is_passed(part.sides[p], part.seen[num + p])
         if own_sizes.events > 0 and not is_equilibration:
-            call(code[_FIRES], (part.point, work.constants, part.fires))
+            call(code[_FIRES], (work.point, work.constants, part.fires))
             for e in range(own_sizes.events):
                 is_moment = is_moment or (abs(part.fires[e]) > 0.0 and part.is_true[e] == 0.0)
         if is_moment:
@@ -159,7 +163,7 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
             part.sides[p] = part.seen[num + p]
         if own_sizes.events > 0 and not is_equilibration:
             _fall(part, own, own_sizes)
-    work.moment[_PLACE] = theta
+    work.moment[PLACE] = theta
 
 
 # ---- events
@@ -197,7 +201,7 @@ def _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wante
                 place += 1
             delay = part.fires[own_sizes.events + e]
             if place == own_sizes.capacity or not delay >= 0.0:
-                work.moment[_FAILED] = 1.0
+                work.moment[FAILED] = 1.0
                 return
             if not is_assigned:
                 call(code[_ASSIGN], (work.y, work.constants, part.assigned))
@@ -217,7 +221,7 @@ def _choose(part, own_sizes, t):
     """Return the place of what comes next at a time, or -1: by priority, by lot among equals, else by order."""
     best, highest, num_equal = -1, -math.inf, 0.0
     for place in range(own_sizes.capacity):
-        if part.waiting[place] >= 0.0 and part.due[place] <= t * (1.0 + _SAME_TIME):
+        if part.waiting[place] >= 0.0 and part.due[place] <= t * (1.0 + SAME_TIME):
             priority = part.fires[2 * own_sizes.events + int(part.waiting[place])]
             if best < 0 or priority > highest:
                 best, highest, num_equal = place, priority if priority > -math.inf else -math.inf, 1.0
@@ -237,10 +241,10 @@ def _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes,
     _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t)
     for count in range(_MOST + 1):
         place = _choose(part, own_sizes, t)
-        if place < 0 or work.moment[_FAILED] != 0.0:
+        if place < 0 or work.moment[FAILED] != 0.0:
             break
         if count == _MOST:
-            work.moment[_FAILED] = 1.0
+            work.moment[FAILED] = 1.0
             break
         e = int(part.waiting[place])
         first, values = own.assignment_start[e], plus(part.values, place * own_sizes.most)
@@ -261,10 +265,6 @@ def _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes,
         if is_wanted:
             _tell(MAKE, code, ints, floats, memory, lane, e, place)
         _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t)
-    work.moment[_NEXT] = _NEVER
-    for place in range(own_sizes.capacity):
-        if part.waiting[place] >= 0.0:
-            work.moment[_NEXT] = min(work.moment[_NEXT], part.due[place])
 
 
 @jit
@@ -310,7 +310,7 @@ def _prepare(code, work, part, own, sizes, own_sizes):
     for place in range(own_sizes.capacity):
         part.waiting[place] = -1.0
     part.about[_COUNT], part.about[_RANDOM], part.about[_CAUSE] = 0.0, _SEED, -1.0
-    work.moment[_PLACE], work.moment[_NEXT], work.moment[_FAILED] = _NONE, _NEVER, 0.0
+    work.moment[PLACE], work.moment[FAILED] = _NONE, 0.0
 
 
 _ints, _floats = types.CPointer(types.int64), types.CPointer(types.float64)
@@ -326,32 +326,44 @@ def _events(sources: int):
             _floats,
             types.int64,
             types.boolean,
-            types.boolean,
             types.float64,
             types.float64,
         )
     )
-    def events(kind, code, ints, floats, memory, lane, is_wanted, is_equilibration, t, t_new):
-        """Do what the kernel asks for; what it is told is in the part `moment` of the memory.
+    def events(kind, code, ints, floats, memory, lane, is_wanted, t, t_new):
+        """Do what the integrator asks for; what it is told is in the part `moment` of the memory.
 
-        `WATCH` is of a step from `t` to `t_new`, `CUT` of one that ends at `t_new`, all else at `t`.
+        `WATCH` is of a step from `t` to `t_new`. All else is at `t`, and `t_new` is the end of all. `ARRIVE` comes
+        before the rows of its time, `LEAVE` after them: a comparison with time that is strict, or that ends with its
+        time, changes only then.
         """
         whole, own = _ints_of(ints, ints), _event_ints_of(ints, plus(ints, _FIRST))
         sizes, own_sizes = _sizes_of(whole.sizes), _event_sizes_of(own.event_sizes)
         work, part = _parts_of(memory, whole.parts), _event_parts_of(memory, own.event_parts)
+        is_equilibration = work.moment[EQUILIBRATION] != 0.0
         if kind == WATCH:
-            work.moment[_PLACE] = _NONE + 0.0 * sources
+            work.moment[PLACE] = _NONE + 0.0 * sources
             if own_sizes.modes > 0:
                 _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new)
-        elif kind == PREPARE:
-            _prepare(code, work, part, own, sizes, own_sizes)
-        elif kind == CUT:
-            for i in range(sizes.states):
-                work.u[i] = part.point[i]
         else:
+            stop = t
+            if kind == ARRIVE:
+                turn(code, work, sizes, t)
+                if t == 0.0:
+                    _prepare(code, work, part, own, sizes, own_sizes)
+            else:
+                stop = segment(code, work, sizes, t, t_new)
+            if is_wanted and t > 0.0 and sizes.switches > 0:
+                linearize(code, work, work.y, sizes.states, sizes.entries)
+                none = plus(memory, 0)
+                call(code[_DERIVATIVES], (JUMP, code, ints, floats, memory, lane, 0, t, none, none))
             _turn(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, is_wanted, t)
             if own_sizes.events > 0 and not is_equilibration:
                 _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, is_wanted, t)
+            work.moment[NEXT] = stop
+            for place in range(own_sizes.capacity):
+                if part.waiting[place] >= 0.0:
+                    work.moment[NEXT] = min(work.moment[NEXT], part.due[place])
 
     return events
 

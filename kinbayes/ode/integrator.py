@@ -17,22 +17,27 @@ from kinbayes.ode.dense_output import states_within
 from kinbayes.ode.intrinsics import call, inline, is_null, jit, plus
 from kinbayes.ode.numbers import (
     ADVANCE,
+    ARRIVE,
     CUT,
-    HAPPEN,
+    FAILED,
     JUMP,
+    LEAVE,
+    NEXT,
     NUM_CODE,
     OBSERVE,
-    PREPARE,
+    PLACE,
     REST,
     STEP,
+    TIME,
     WATCH,
     WIDTH,
     Code,
 )
+from kinbayes.ode.segments import NEVER, segment
 from kinbayes.ode.status import Status
 from kinbayes.ode.steps import initial_step, is_at_rest, linearize, set_weights, stages
 
-_SWITCH, _FACTOR, _SOLVE, _CHECK = (Code._fields.index(name) for name in ("switch", "factor", "solve", "check"))
+_FACTOR, _SOLVE, _CHECK = (Code._fields.index(name) for name in ("factor", "solve", "check"))
 _DERIVATIVES, _EVENTS = Code._fields.index("derivatives"), Code._fields.index("events")
 _GAMMA, _NUM_STAGES = tableau.GAMMA, tableau.NUM_STAGES
 _OK, _MAX_STEPS, _NOT_FINITE = int(Status.OK), int(Status.MAX_STEPS), int(Status.NOT_FINITE)
@@ -45,8 +50,6 @@ _GAIN, _GAIN_BEFORE, _SMALLEST_ERROR = 0.2, 0.06, 1e-4
 _SHRINK, _GROW = 0.2, 6.0  # limits on the change of a step; Hairer & Wanner (1996), IV.8
 _LARGEST = 1e300
 _FINEST = 1e-15  # a step below this part of the time reached no longer moves it
-_SAME_TIME = 1e-14  # relative distance below which two times count as one
-_NEVER = 1e100  # time at which a model that has not come to rest never will
 
 
 class Task(NamedTuple):
@@ -82,98 +85,18 @@ def _observe(code, whole, real, work, y, at, table, columns):
 
 
 @inline
-def _turn(code, work, sizes, at):
-    """Set the switches as they are at a time; keep what they were."""
-    switches = plus(work.constants, sizes.constants - sizes.switches)
-    for s in range(sizes.switches):
-        work.turned[s] = switches[s]
-    work.shift[0] = at
-    if sizes.switches > 0:
-        call(code[_SWITCH], (work.shift, work.constants, switches))
-
-
-@inline
-def _segment(code, work, sizes, t, end):
-    """Set the switches for the time after `t`; return when the next of them changes, at most `end`."""
-    times = plus(work.constants, sizes.constants - 2 * sizes.switches)
-    stop = end
-    for s in range(sizes.switches):
-        if times[s] > t * (1.0 + _SAME_TIME) and times[s] < stop:
-            stop = times[s]
-    # In the middle of a segment no comparison of times is in doubt.
-    _turn(code, work, sizes, 0.5 * (t + stop) if stop < _NEVER else 2.0 * t + 1.0)
-    return stop
-
-
-@inline
-def differentiate(event, task, at, is_equilibration, a):
+def differentiate(event, task, at, a):
     """Let the loops of derivatives do their part, where derivatives are wanted."""
     if task.is_wanted:
-        call(
-            task.code[_DERIVATIVES],
-            (
-                event,
-                task.code,
-                task.ints,
-                task.floats,
-                task.memory,
-                task.lane,
-                at,
-                is_equilibration,
-                a,
-                task.gradient,
-                task.slopes,
-            ),
-        )
+        own = (task.code, task.ints, task.floats, task.memory, task.lane, at, a, task.gradient, task.slopes)
+        call(task.code[_DERIVATIVES], (event, *own))
 
 
 @inline
-def _happen(kind, task, is_equilibration, t, t_new):
+def _happen(kind, task, t, t_new):
     """Let the loops of events do their part."""
-    call(
-        task.code[_EVENTS],
-        (kind, task.code, task.ints, task.floats, task.memory, task.lane, task.is_wanted, is_equilibration, t, t_new),
-    )
-
-
-@jit
-def _rows_until(code, sizes, whole, real, work, task, is_equilibration, at, last, end, is_closed, t, ih, table, states):
-    """Observe at the times before `end`, or up to it, within the step from `t`.
-
-    Returns the sum of the log densities, and which time is next.
-    """
-    n, num = sizes.states, sizes.states - sizes.has_time
-    observed, total = work.observed, 0.0
-    while at < last and (real.times[at] < end or (is_closed and real.times[at] == end)):
-        theta = (real.times[at] - t) * ih
-        states_within(work, observed, n, theta)
-        total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
-        differentiate(OBSERVE, task, at, is_equilibration, theta)
-        if not is_null(states):
-            for i in range(num):
-                states[at * num + i] = observed[i]
-        at += 1
-    return total, at
-
-
-@jit
-def _moment(code, sizes, whole, work, task, is_equilibration, is_after, t, end):
-    """Do what happens at a time, before its rows are observed or after; return when the next moment is due.
-
-    A comparison with time that is strict, or that ends with its time, changes after the rows of that time.
-    """
-    stop = t
-    if is_after:
-        stop = _segment(code, work, sizes, t, end)
-    else:
-        _turn(code, work, sizes, t)
-    if t > 0.0 and sizes.switches > 0 and task.is_wanted:
-        linearize(code, work, work.y, sizes.states, sizes.entries)
-        differentiate(JUMP, task, 0, is_equilibration, t)
-    if sizes.has_events != 0:
-        _happen(HAPPEN, task, is_equilibration, t, 0.0)
-        stop = min(stop, work.moment[1]) if is_after else stop
-    return stop
+    own = (task.code, task.ints, task.floats, task.memory, task.lane, task.is_wanted, t, t_new)
+    call(task.code[_EVENTS], (kind, *own))
 
 
 @jit
@@ -186,10 +109,10 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
     rtol, atol = real.tolerances[0], real.tolerances[1]
     y, u, f, jac, k = work.y, work.u, work.f, work.jac, work.stages
     m = (n + WIDTH - 1) // WIDTH * WIDTH
-    last_stage = plus(k, (_NUM_STAGES - 1) * m)
+    last_stage, observed = plus(k, (_NUM_STAGES - 1) * m), work.observed
     total, t, steps, rejected = 0.0, 0.0, 0, 0
-    end = _NEVER if is_equilibration else real.times[last - 1]
-    has_events = sizes.has_events != 0
+    end = NEVER if is_equilibration else real.times[last - 1]
+    has_events = sizes.has_events != 0 and num > 0
     floors = work.floors
     for i in range(n):
         u[i], work.largest[i], work.weights[i] = y[i], 0.0, _LARGEST
@@ -197,65 +120,58 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
         k[i] = 0.0  # the lane before may have left NaN, which no weight of 0 takes away
     error, log_previous, h, ih, was_rejected = 0.0, 0.0, 0.0, 0.0, False
     stop, t_new, is_cut = 0.0, end if num == 0 else 0.0, False
-    work.moment[4] = 1.0 if is_equilibration else 0.0
-    if has_events:
-        _turn(code, work, sizes, 0.0)
-        _happen(PREPARE, task, is_equilibration, 0.0, 0.0)
+    # Whether the step's end is still to be taken over, and whether what happens at this time has happened.
+    is_new, is_told, is_steady = True, False, False
     while True:
-        # Observe up to the new time: at first that of the start. Where something happens then, it happens first.
-        is_moment = has_events and (is_cut or t_new >= stop)
-        if at < last and real.times[at] <= t_new:
-            more, at = _rows_until(
-                code,
-                sizes,
-                whole,
-                real,
-                work,
-                task,
-                is_equilibration,
-                at,
-                last,
-                t_new,
-                not is_moment,
-                t,
-                ih,
-                table,
-                states,
-            )
-            total += more
-        if is_cut:
-            _happen(CUT, task, is_equilibration, t, t_new)
-            differentiate(CUT, task, at, is_equilibration, work.moment[0])
-        t = t_new
-        set_weights(work, u, num, rtol, atol)
-        is_steady = is_equilibration and stop == end and not is_cut
-        is_steady = is_steady and is_at_rest(work, whole, sizes.entries, num, t, h)
-        differentiate(ADVANCE, task, at, is_equilibration, t)
-        for i in range(n):
-            y[i] = u[i]
+        # Observe up to the new time: at first that of the start. What happens at that time comes before its rows.
+        is_moment = has_events and not is_told and (is_cut or t_new >= stop)
+        while at < last and (real.times[at] < t_new or (real.times[at] == t_new and not is_moment)):
+            theta = (real.times[at] - t) * ih
+            states_within(work, observed, n, theta)
+            total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
+            differentiate(OBSERVE, task, at, theta)
+            if not is_null(states):
+                for i in range(num):
+                    states[at * num + i] = observed[i]
+            at += 1
+        if is_new:
+            if is_cut:
+                for i in range(n):
+                    u[i] = work.point[i]
+                differentiate(CUT, task, at, work.moment[PLACE])
+            t, is_new = t_new, False
+            set_weights(work, u, num, rtol, atol)
+            is_steady = is_equilibration and stop == end and not is_cut
+            is_steady = is_steady and is_at_rest(work, whole, sizes.entries, num, t, h)
+            differentiate(ADVANCE, task, at, t)
+            for i in range(n):
+                y[i] = u[i]
         if is_moment:
-            _moment(code, sizes, whole, work, task, is_equilibration, False, t, end)
-            if work.moment[2] != 0.0:
+            _happen(ARRIVE, task, t, end)
+            if work.moment[FAILED] != 0.0:
                 return total, _EVENTS_FAILED, t, steps, rejected
-            more, at = _rows_until(
-                code, sizes, whole, real, work, task, is_equilibration, at, last, t, True, t, 0.0, table, states
-            )
-            total += more
+            ih, is_told = 0.0, True
+            continue
         if is_steady and task.is_wanted:
-            differentiate(REST, task, at, is_equilibration, h)
+            differentiate(REST, task, at, h)
             if work.row[0] == 0.0:
                 return total, _NO_STEADY_STATE, t, steps, rejected
         if is_steady or not t < end:
             status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
             return total, status, t, steps, rejected
         if t >= stop or is_cut:
-            stop = _moment(code, sizes, whole, work, task, is_equilibration, True, t, end)
             if has_events:
-                if work.moment[2] != 0.0:
+                _happen(LEAVE, task, t, end)
+                stop = work.moment[NEXT]
+                if work.moment[FAILED] != 0.0:
                     return total, _EVENTS_FAILED, t, steps, rejected
                 set_weights(work, y, num, rtol, atol)
+            else:
+                stop = segment(code, work, sizes, t, end)
             if not linearize(code, work, y, n, sizes.entries):
                 return total, _NOT_FINITE, t, steps, rejected
+            if not has_events and t > 0.0 and sizes.switches > 0:
+                differentiate(JUMP, task, at, t)
             h = initial_step(work, sizes, whole, num)
             is_cut = False
         else:
@@ -266,12 +182,10 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
         was_rejected = False
         if stop - t <= _FINEST * t:
             # What is due next is due as good as now.
-            t_new, ih = stop, 0.0
-            for i in range(num):
-                u[i] = y[i]
+            t = t_new = stop
+            ih, is_told = 0.0, False
             if sizes.has_time:
-                u[num] = stop
-            differentiate(CUT, task, at, is_equilibration, 0.0)
+                y[num] = stop
             continue
         while True:
             if steps == sizes.max_steps:
@@ -306,7 +220,7 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
                 u[num] = t_new
             if is_good and error <= 1.0:
                 work.row[0] = 0.0
-                differentiate(STEP, task, at, is_equilibration, ih)
+                differentiate(STEP, task, at, ih)
                 error = max(error, work.row[0])
             if is_good and error <= 1.0:
                 # The new point is accepted only where the model is finite.
@@ -318,7 +232,8 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
             was_rejected = True
             shrink = _SAFETY * math.exp(-0.2 * math.log(error)) if is_good and error < _LARGEST else _SHRINK
             h *= max(_SHRINK, shrink)
+        is_new, is_told = True, False
         if has_events:
-            _happen(WATCH, task, is_equilibration, t, t_new)
-            if work.moment[0] <= 1.0:
-                is_cut, t_new = True, work.moment[3]
+            _happen(WATCH, task, t, t_new)
+            if work.moment[PLACE] <= 1.0:
+                is_cut, t_new = True, work.moment[TIME]

@@ -26,6 +26,7 @@ _FILES = (
     "kernel.py",
     "lu_loops.py",
     "numbers.py",
+    "segments.py",
     "sensitivities.py",
     "status.py",
     "steps.py",

@@ -26,6 +26,7 @@ from kinbayes.ode.intrinsics import (
 from kinbayes.ode.numbers import (
     BEGIN,
     END,
+    EQUILIBRATION,
     GO_ON,
     NUM_INTS,
     NUM_LANE_COLUMNS,
@@ -63,6 +64,7 @@ def _lane(code, sizes, whole, real, work, task, lane, table, states):
     is_equilibration = is_equilibrated
     steps = rejected = 0
     while True:
+        work.moment[EQUILIBRATION] = 1.0 if is_equilibration else 0.0
         if is_equilibration:
             _start(
                 code,
@@ -75,7 +77,7 @@ def _lane(code, sizes, whole, real, work, task, lane, table, states):
                 sizes.sometimes,
             )
             first, last = 0, 0
-            differentiate(BEGIN, task, 0, True, 0.0)
+            differentiate(BEGIN, task, 0, 0.0)
         else:
             _start(
                 code, work, lane, whole.input_index, real.input_constant, real.is_given, sizes.inputs, sizes.sometimes
@@ -84,7 +86,7 @@ def _lane(code, sizes, whole, real, work, task, lane, table, states):
             for i in range(num if is_equilibrated else 0):
                 if whole.is_reset[lane * num + i] == 0:
                     work.y[i] = work.observed[i]
-            differentiate(GO_ON if is_equilibrated else BEGIN, task, 0, False, 0.0)
+            differentiate(GO_ON if is_equilibrated else BEGIN, task, 0, 0.0)
         total, status, t, more, more_rejected = integrate(
             code, sizes, whole, real, work, task, is_equilibration, first, last, table, states
         )
@@ -96,7 +98,7 @@ def _lane(code, sizes, whole, real, work, task, lane, table, states):
         for i in range(num):
             work.observed[i] = work.y[i]
     if status == _OK:
-        differentiate(END, task, 0, False, 0.0)
+        differentiate(END, task, 0, 0.0)
     return total, status, t, steps, rejected
 
 

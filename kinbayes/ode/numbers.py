@@ -131,9 +131,8 @@ class Parts(NamedTuple):
     arguments: int
     row: int
     turned: int  # the switches before they turned
-    # What events tell: the place within the step of a moment, or 2; the time of the next event that waits; whether
-    # they fail; the time of that place. And whether this is an equilibration.
-    moment: int
+    moment: int  # by the places of `PLACE` and so on
+    point: int  # the states at that place
 
 
 class EventParts(NamedTuple):
@@ -145,7 +144,6 @@ class EventParts(NamedTuple):
     fires: int  # triggers, delays, priorities
     is_true: int  # the triggers
     assigned: int  # what all events would assign
-    point: int  # the states within a step
     waiting: int  # (capacity,): the event's number, or -1
     order: int  # (capacity,): when it came to wait
     due: int  # (capacity,): its time
@@ -273,7 +271,10 @@ class Code(NamedTuple):
 # For what the kernel calls the loops of derivatives.
 BEGIN, GO_ON, STEP, REST, OBSERVE, CUT, ADVANCE, JUMP, END = range(9)
 # For what it calls the loops of events.
-PREPARE, WATCH, HAPPEN = range(3)
+WATCH, ARRIVE, LEAVE = range(3)
+# What they tell: the place within the step of the next moment, or 2; its time; when something is due next; whether they
+# fail. And what all are told: whether this is an equilibration.
+PLACE, TIME, NEXT, FAILED, EQUILIBRATION = range(5)
 # For what these call the loops that move tangents.
 AT_START, AT_SWITCH, AT_ROOT, MOVE, FIRE, TAKE, MAKE, CROSS = range(8)
 
@@ -322,6 +323,7 @@ def parts(sizes: Sizes) -> Parts:
         row=sizes.columns + 1,
         turned=sizes.switches,
         moment=5,
+        point=n,
     )
 
 
@@ -335,7 +337,6 @@ def event_parts(sizes: Sizes, own: EventSizes) -> EventParts:
         fires=3 * own.events,
         is_true=own.events,
         assigned=own.assignments,
-        point=n,
         waiting=own.capacity,
         order=own.capacity,
         due=own.capacity,

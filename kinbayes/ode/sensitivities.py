@@ -31,6 +31,7 @@ from kinbayes.ode.numbers import (
     CROSS,
     CUT,
     END,
+    EQUILIBRATION,
     GO_ON,
     JUMP,
     NUM_CODE,
@@ -274,13 +275,12 @@ def _derivatives(sources: int):
             _floats,
             types.int64,
             types.int64,
-            types.boolean,
             types.float64,
             _floats,
             _floats,
         )
     )
-    def derivatives(event, code, ints, floats, memory, lane, at, is_equilibration, a, gradient, slopes):
+    def derivatives(event, code, ints, floats, memory, lane, at, a, gradient, slopes):
         """Do what an event of the kernel asks for; what it is told is the first entry of the row in `memory`.
 
         `a` is the inverse step of `STEP`, the last step before `REST`, and the place within the step of `OBSERVE` and
@@ -291,6 +291,7 @@ def _derivatives(sources: int):
         sizes, own_sizes = _sizes_of(whole.sizes), _derivative_sizes_of(own.derivative_sizes)
         work, part = _parts_of(memory, whole.parts), _derivative_parts_of(memory, own.derivative_parts)
         blocks, n = own_sizes.blocks, sizes.states
+        is_equilibration = work.moment[EQUILIBRATION] != 0.0
         tangent = own.equilibration_tangent if is_equilibration else own.input_tangent
         places = own.equilibration_place if is_equilibration else own.source_place
         places = plus(places, lane * own_sizes.sources)
