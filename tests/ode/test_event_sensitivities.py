@@ -167,3 +167,28 @@ def test_derivatives_after_an_equilibration_and_a_dose():
     error = np.max(np.abs(ours - differences)) / np.max(np.abs(ours))
     print(f"equilibrated, then dosed: {error:.1e}")
     assert error < 1e-6
+
+
+def test_lanes_with_events_depend_on_their_own_numbers_alone():
+    """Also where the lane before leaves events that wait, or has failed."""
+    rates, start, events = CASES["a cascade"]
+    estimated = [p for p in start if p != "z"]
+    fails = event("fails", "time >= 2", {"z": "z + 1"}, delay="a - 0.7")  # a negative delay for some
+    of = problem(rates, start, estimated, [*events, fails], rtol=1e-6)
+    U = np.array([start[p] for p in estimated]) * np.random.default_rng(0).uniform(0.5, 1.6, (40, len(estimated)))
+    numbers = Numbers(*map(np.asarray, of._smooth_data.native))
+
+    def run(vectors, num_threads=1):
+        return native.simulated(
+            numbers, vectors, with_rows=True, with_gradients=True, with_slopes=True, num_threads=num_threads
+        )
+
+    together = run(U)
+    assert set(np.unique(together.lanes.status)) == {Status.OK, Status.EVENTS_FAILED}
+    for other, order in ((run(U, 2), slice(None)), (run(U[::-1]), slice(None, None, -1))):
+        np.testing.assert_array_equal(other.rows[order], together.rows)
+        np.testing.assert_array_equal(other.gradients[order], together.gradients)
+        np.testing.assert_array_equal(other.slopes[order], together.slopes)
+    alone = [run(u[None]) for u in U]
+    np.testing.assert_array_equal(np.concatenate([one.rows for one in alone]), together.rows)
+    np.testing.assert_array_equal(np.concatenate([one.gradients for one in alone]), together.gradients)
