@@ -40,7 +40,7 @@ def write(verdicts: list[Verdict], folder: Path) -> None:
     """Write the table of all cases."""
     folder.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(verdicts)
-    table["seconds"] = table["seconds"].round(3)
+    table[["seconds", "compiling"]] = table[["seconds", "compiling"]].round(4)
     table.to_csv(folder / "sbml_suite.csv", index=False)
 
 
@@ -53,9 +53,11 @@ def tell(verdicts: list[Verdict]) -> None:
         count = Counter(v.outcome for v in verdicts if v.tier == tier)
         print(f"tier {tier:>4}: " + ", ".join(f"{count[outcome]} {outcome}" for outcome in OUTCOMES))
     seconds = np.array([v.seconds for v in verdicts])
+    compiling = sum(v.compiling for v in verdicts)
     worst = verdicts[int(seconds.argmax())]
     print(
-        f"{seconds.sum():.1f} s in all, median {np.median(seconds):.3f} s, worst {worst.seconds:.1f} s ({worst.case})"
+        f"{seconds.sum():.1f} s in all, median {np.median(seconds):.3f} s, worst {worst.seconds:.1f} s ({worst.case}), "
+        f"share of compilation {compiling / seconds.sum():.0%}"
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.formats.sbml_judge import cases, judge, wrong_variables
+from tests.formats.sbml_judge import cases, compared, judge
 
 SUITE = Path(__file__).parents[3] / "shared" / "data" / "sbml_test_suite"
 pytestmark = pytest.mark.skipif(not SUITE.is_dir(), reason="the SBML test suite is not beside the project")
@@ -28,12 +28,12 @@ SAMPLE = [
 
 @pytest.mark.parametrize("case", SAMPLE)
 def test_a_case_passes(case):
-    assert wrong_variables(SUITE / case) == []
+    assert compared(SUITE / case).wrong == []
 
 
 def test_the_comparison_notices_a_wrong_rate():
-    assert wrong_variables(SUITE / "00001", {"k1": 1.0}) == []
-    assert wrong_variables(SUITE / "00001", {"k1": 1.01}) == ["S1", "S2"]
+    assert compared(SUITE / "00001", {"k1": 1.0}).wrong == []
+    assert compared(SUITE / "00001", {"k1": 1.01}).wrong == ["S1", "S2"]
 
 
 @pytest.mark.slow
