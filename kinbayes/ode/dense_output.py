@@ -6,15 +6,20 @@ from kinbayes.ode.intrinsics import BLOCK, add_multiple, inline, jit, plus
 _H, _NUM_STAGES = tableau.H, tableau.NUM_STAGES
 
 
+@inline
+def state_within(work, i, n, theta):
+    """Return a state at a place within the step, from 0 at its start to 1 at its end."""
+    m, inner = (n + BLOCK - 1) // BLOCK * BLOCK, 0.0
+    for s in range(_NUM_STAGES):
+        inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * work.stages[s * m + i]
+    return (1.0 - theta) * work.y[i] + theta * (work.u[i] + (1.0 - theta) * inner)
+
+
 @jit
 def states_within(work, out, n, theta):
-    """Compute the states at a place within the step, from 0 at its start to 1 at its end."""
-    m = (n + BLOCK - 1) // BLOCK * BLOCK
+    """Compute all states at a place within the step."""
     for i in range(n):
-        inner = 0.0
-        for s in range(_NUM_STAGES):
-            inner += (_H[0, s] + theta * (_H[1, s] + theta * _H[2, s])) * work.stages[s * m + i]
-        out[i] = (1.0 - theta) * work.y[i] + theta * (work.u[i] + (1.0 - theta) * inner)
+        out[i] = state_within(work, i, n, theta)
 
 
 @inline

@@ -13,7 +13,7 @@ import math
 
 from numba import types
 
-from kinbayes.ode.dense_output import states_within
+from kinbayes.ode.dense_output import state_within, states_within
 from kinbayes.ode.intrinsics import SOURCES, call, compiled, inline, jit, numbers, plus, pointers
 from kinbayes.ode.numbers import (
     ARRIVE,
@@ -91,10 +91,11 @@ def _settle(code, work, part, sizes, own_sizes, y):
 
 
 @jit
-def _is_other(code, work, part, sizes, own_sizes, theta, t, t_new):
-    """Return whether a mode changes between the start of the step and a place within it; leave the point there."""
+def _is_other(code, work, part, own, sizes, own_sizes, theta, t, t_new):
+    """Return whether a mode changes between the start of the step and a place within it."""
     n = sizes.states
-    states_within(work, work.point, n, theta)
+    for k in range(own_sizes.watched):
+        work.point[own.watched[k]] = state_within(work, own.watched[k], n, theta)
     work.moment[TIME] = t_new if theta == 1.0 else t + theta * (t_new - t)
     if sizes.has_time:
         work.point[n - 1] = work.moment[TIME]
@@ -107,25 +108,26 @@ def _is_other(code, work, part, sizes, own_sizes, theta, t, t_new):
 
 
 @jit
-def _next_change(code, work, part, sizes, own_sizes, after, t, t_new):
+def _next_change(code, work, part, own, sizes, own_sizes, after, t, t_new):
     """Return the first place in the step, after another one, at which a mode has changed, or none.
 
-    There it has changed: all that asks again at that point gets the same answer.
+    There it has changed: all that asks again at that point, which is left behind, gets the same answer.
     """
     low = after
     for k in range(own_sizes.samples):
         high = (k + 1.0) / own_sizes.samples
         if high > low:
-            if _is_other(code, work, part, sizes, own_sizes, high, t, t_new):
+            if _is_other(code, work, part, own, sizes, own_sizes, high, t, t_new):
                 while (high - low) * (t_new - t) > _FINEST * t_new:
                     middle = 0.5 * (low + high)
                     if not low < middle < high:
                         break
-                    if _is_other(code, work, part, sizes, own_sizes, middle, t, t_new):
+                    if _is_other(code, work, part, own, sizes, own_sizes, middle, t, t_new):
                         high = middle
                     else:
                         low = middle
-                _is_other(code, work, part, sizes, own_sizes, high, t, t_new)
+                states_within(work, work.point, sizes.states, high)
+                _is_other(code, work, part, own, sizes, own_sizes, high, t, t_new)
                 return high
             low = high
     return _NONE
@@ -137,7 +139,7 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
     modes = _modes(work, sizes, own_sizes)
     theta, num = 0.0, own_sizes.modes
     for _ in range(_MOST):
-        theta = _next_change(code, work, part, sizes, own_sizes, theta, t, t_new)
+        theta = _next_change(code, work, part, own, sizes, own_sizes, theta, t, t_new)
         if theta > 1.0:
             break
         cause = -1

@@ -123,7 +123,7 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
         len(constants),
         len(found.switches),
         solver.num_factors,
-        None if found.moments.is_empty else _event_sizes(found.moments),
+        None if found.moments.is_empty else _event_sizes(found),
         found,
         solver.lu,
     )
@@ -139,7 +139,8 @@ def _event_functions(moments: Moments, names: tuple[Sequence[str], Sequence[str]
     ]
 
 
-def _event_sizes(moments: Moments) -> EventSizes:
+def _event_sizes(found: Equations) -> EventSizes:
+    moments = found.moments
     return EventSizes(
         modes=len(moments.modes),
         pulses=len(moments.pulses),
@@ -148,7 +149,13 @@ def _event_sizes(moments: Moments) -> EventSizes:
         most=max((b - a for a, b in itertools.pairwise(moments.first)), default=0) or 1,
         capacity=_ROOM + 4 * len(moments.triggers),
         samples=_SAMPLES_OF_WAVES if moments.is_wavy else _SAMPLES,
+        watched=len(_watched(found)),
     )
+
+
+def _watched(found: Equations) -> list[int]:
+    looked_at = [*(mode.value for mode in found.moments.modes.values()), *found.moments.pulses.values()]
+    return [k for k, state in enumerate(found.states) if any(e.depends_on(state) for e in looked_at)]
 
 
 def event_numbers(code: Compiled, sizes: EventSizes, event_parts: Int[np.ndarray, " parts"]) -> EventInts:
@@ -158,6 +165,7 @@ def event_numbers(code: Compiled, sizes: EventSizes, event_parts: Int[np.ndarray
         event_sizes=np.array(sizes),
         event_parts=event_parts,
         moves_rates=np.array(moments.moves_rates),
+        watched=np.array(_watched(code.equations)),
         is_true_before=np.array([event.is_true_before for event in events]),
         is_persistent=np.array([event.is_persistent for event in events]),
         keeps_values=np.array([event.keeps_values for event in events]),

@@ -65,6 +65,7 @@ class EventInts(NamedTuple):
     event_sizes: np.ndarray = np.zeros(0)  # in the order of `EventSizes`
     event_parts: np.ndarray = np.zeros(0)  # where in memory those of `EventParts` begin
     moves_rates: np.ndarray = np.zeros(0)  # (modes,)
+    watched: np.ndarray = np.zeros(0)  # the states that enter modes and pulses
     is_true_before: np.ndarray = np.zeros(0)  # (events,)
     is_persistent: np.ndarray = np.zeros(0)  # (events,)
     keeps_values: np.ndarray = np.zeros(0)  # (events,)
@@ -87,6 +88,7 @@ class EventSizes(NamedTuple):
     most: int  # assignments of an event
     capacity: int  # of the list of events that wait
     samples: int  # points of a step at which modes are looked at
+    watched: int  # states that enter modes and pulses
     partials: int = 0
     blocks: int = 0  # of tangents
     conditions: int = 0  # comparisons and roundings in the derivatives that states enter
@@ -397,7 +399,7 @@ NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 METHOD = np.stack([A, C])
 NO_DERIVATIVES, NO_EVENTS = DerivativeInts(), EventInts()
-NO_EVENT_SIZES = EventSizes(modes=0, pulses=0, events=0, assignments=0, most=1, capacity=0, samples=0)
+NO_EVENT_SIZES = EventSizes(modes=0, pulses=0, events=0, assignments=0, most=1, capacity=0, samples=0, watched=0)
 
 
 class Layout(NamedTuple):
