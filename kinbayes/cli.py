@@ -23,6 +23,8 @@ class _Commands(typer.core.TyperGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except typer.Exit:  # a RuntimeError, too
+            raise
         except (ValueError, OSError, RuntimeError) as error:
             errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(1) from error
@@ -34,6 +36,10 @@ app = typer.Typer(
     add_completion=False,
     help="Posteriors for kinetic ODE models: from a model and measurements to credible intervals.",
 )
+
+_SBML = (".xml", ".sbml")
+_ANTIMONY = (".ant", ".antimony", ".txt")  # known here too, since reading loads libsbml
+_MOST = 20  # reasons that are printed
 
 ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML).", show_default=False)]
 Seed = Annotated[int, typer.Option(help="Seeds everything that is random.")]
@@ -87,12 +93,23 @@ def init(
 
 
 @app.command()
-def check(problem: ProblemPath, rtol: Relative = 1e-6, atol: Absolute = 1e-9) -> None:
-    """Read a problem, say what it holds, simulate its nominal point and test the gradient there."""
+def check(
+    file: Annotated[Path, typer.Argument(help="PEtab problem (YAML), or model (SBML, Antimony).", show_default=False)],
+    rtol: Relative = 1e-6,
+    atol: Absolute = 1e-9,
+) -> None:
+    """Say what a problem or model holds, and try it.
+
+    A problem is simulated at its nominal point, and the gradient tested there. Of a model it is told what it uses,
+    whether it can be simulated, and if not, why.
+    """
     from kinbayes.formats.petab_v1 import read_petab
     from kinbayes.run.check import check as check_problem
 
-    found = read_petab(problem, rtol=rtol, atol=atol)
+    if file.suffix.lower() in (*_SBML, *_ANTIMONY):
+        _check_model(file)
+        return
+    found = read_petab(file, rtol=rtol, atol=atol)
     console.print(f"{found}", highlight=False)
     _print_table(_parameters(found), "parameters")
     result = check_problem(found)
@@ -104,7 +121,7 @@ def check(problem: ProblemPath, rtol: Relative = 1e-6, atol: Absolute = 1e-9) ->
 
 @app.command()
 def simulate(
-    model: Annotated[Path, typer.Argument(help="SBML file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="SBML or Antimony file.", show_default=False)],
     times: Annotated[str, typer.Option(help="Output times: start:stop:count, or a list t1,t2,…")] = "0:100:101",
     values: Annotated[
         list[str] | None,
@@ -114,11 +131,12 @@ def simulate(
     rtol: Relative = 1e-6,
     atol: Absolute = 1e-9,
 ) -> None:
-    """Simulate an SBML model."""
+    """Simulate a model."""
     import kinbayes as kb
 
     given = {name: _number(name, text) for name, text in _pairs(values)}
-    found = kb.simulate(kb.read_sbml(model), _times(times), given, rtol=rtol, atol=atol).to_dataframe()
+    read = kb.read_antimony if model.suffix.lower() in _ANTIMONY else kb.read_sbml
+    found = kb.simulate(read(model), _times(times), given, rtol=rtol, atol=atol).to_dataframe()
     _print_table(found.iloc[:: max(1, len(found) // 10)], f"{model.name}: every {max(1, len(found) // 10)}th time")
     _wrote(_write(out, lambda path: found.to_csv(path)))
 
@@ -224,6 +242,23 @@ def predict(
     table = bands(idata.predictions)
     _print_table(table.iloc[:: max(1, len(table) // 20)], "new measurements: median and 95 % band, noise included")
     _wrote(save(idata, out))
+
+
+def _check_model(path: Path) -> None:
+    from kinbayes.formats.sbml_survey import survey
+
+    found = survey(path)
+    if found.features:
+        console.print(f"{path.name}: {found.format}", highlight=False, markup=False, soft_wrap=True)
+        _print_table(pd.DataFrame({"number": found.features}), "it uses")
+    for reason in found.refusals[:_MOST]:
+        console.print(reason, highlight=False, markup=False, soft_wrap=True)
+    if len(found.refusals) > _MOST:
+        console.print(f"and {len(found.refusals) - _MOST} more")
+    if found.refusals:
+        console.print("cannot be simulated", style="bold red")
+        raise typer.Exit(1)
+    console.print("can be simulated", style="green")
 
 
 def _parameters(problem: object) -> pd.DataFrame:

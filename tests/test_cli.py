@@ -38,6 +38,23 @@ def test_a_problem_is_checked(run):
     assert "the gradient agrees with finite differences" in output
 
 
+def test_a_model_is_checked(run, tmp_path):
+    code, output = run("check", EXAMPLE.parent / "model.xml")
+    assert code == 0
+    assert "SBML Level 3" in output
+    assert re.search(r"species +2", output)
+    assert output.endswith("can be simulated")
+    bad = tmp_path / "bad.xml"
+    bad.write_text((EXAMPLE.parent / "model.xml").read_text().replace('id="k1" value=', 'id="k1" name='))
+    code, output = run("check", bad)
+    assert code == 1
+    assert "['k1'] have no finite value" in output
+    assert output.endswith("cannot be simulated")  # and no error besides
+    code, output = run("check", "nowhere.xml")
+    assert code == 1
+    assert "error: no such SBML file: nowhere.xml" in output
+
+
 def test_from_a_problem_to_a_prediction(run, tmp_path):
     code, output = run(
         "sample",
@@ -76,6 +93,17 @@ def test_a_mode_is_found_and_sampled_from(run, tmp_path):
 
 def test_a_model_is_simulated(run, tmp_path):
     code, output = run("simulate", EXAMPLE.parent / "model.xml", "--times", "0:10:11", "--set", "k2=0")
+    assert code == 0
+    table = pd.read_csv(tmp_path / written(output))
+    assert table["A"].iloc[-1] == pytest.approx(10 * 2.718281828459045**-3, rel=1e-5)
+
+
+def test_an_antimony_model_is_checked_and_simulated(run, tmp_path):
+    pytest.importorskip("antimony")
+    code, output = run("check", EXAMPLE.parent / "model.ant")
+    assert code == 0
+    assert output.endswith("can be simulated")
+    code, output = run("simulate", EXAMPLE.parent / "model.ant", "--times", "0:10:11", "--set", "k2=0")
     assert code == 0
     table = pd.read_csv(tmp_path / written(output))
     assert table["A"].iloc[-1] == pytest.approx(10 * 2.718281828459045**-3, rel=1e-5)

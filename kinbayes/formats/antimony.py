@@ -1,0 +1,204 @@
+"""Antimony: models as text, through the SBML that the library of the same name makes of them."""
+
+import dataclasses
+import graphlib
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+from kinbayes.formats.sbml import read_sbml_text
+from kinbayes.model.model import Model
+
+ENDINGS = (".ant", ".antimony", ".txt")  # of files
+
+_TEXT = "Antimony text"  # what errors call one
+_UNNAMED = "__main"  # what Antimony calls a model without a name
+_LOCK = threading.Lock()  # Antimony keeps what it has read in one place for the whole process
+
+# Comments, texts and imports; a quotation mark that opens no text on its line stays over.
+_TOKEN = re.compile(
+    r"""//[^\n]*|\#[^\n]*|/\*.*?\*/|```.*?```
+    |\bimport\b(?:[ \t]|/\*.*?\*/)*"(?P<imported>[^"\n]*)"
+    |"(?:[^"\\\n]|\\.)*"
+    |(?P<open>")""",
+    re.DOTALL | re.VERBOSE,
+)
+
+
+class AntimonyError(ValueError):
+    """A text that is no valid Antimony."""
+
+
+def read_antimony(text_or_path: str | Path) -> Model:
+    """Read a kinetic model from Antimony, given as text or as a file.
+
+    Parameters
+    ----------
+    text_or_path
+        A `Path` is a file. A str is a file if it has one line and either ends in .ant, .antimony or .txt, or has none
+        of the characters ``;``, ``=`` and ``>``, without which Antimony says nothing. Any other str is Antimony.
+        A file may import others of its own folder and of the folders in it, by paths from there. A text cannot
+        import files.
+
+    Returns
+    -------
+    Model
+        The model marked by ``*``, or else the last of the text, as `kb.read_sbml` makes it of Antimony's
+        translation to SBML.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ModuleNotFoundError
+        If the package antimony is not installed.
+    AntimonyError
+        If the text is no valid Antimony, or imports what it may not.
+    SBMLError
+        If the model cannot be read from its translation (see `kb.read_sbml`).
+
+    References
+    ----------
+    Smith et al. (2009), Antimony: a modular model definition language. Bioinformatics 25(18), 2452-2454.
+    doi:10.1093/bioinformatics/btp401
+
+    Examples
+    --------
+    >>> model = kb.read_antimony("A -> B; k * A; A = 10; B = 0; k = 0.3")
+    """
+    where = str(text_or_path) if _is_path(text_or_path) else _TEXT
+    model = read_sbml_text(to_sbml(text_or_path), f"{where}, as SBML")
+    if model.name != _UNNAMED:
+        return model
+    return dataclasses.replace(model, name="model" if where is _TEXT else Path(where).stem)
+
+
+def to_sbml(text_or_path: str | Path) -> str:
+    """Return the SBML that Antimony makes of a text or file (see `read_antimony`)."""
+    antimony = _library()
+    if not _is_path(text_or_path):
+        _check_text(text_or_path, _TEXT)
+        for line, imported in _imports(text_or_path, _TEXT):
+            raise AntimonyError(f"{_TEXT}, line {line}: only a file can import {imported!r}; write the text to a file")
+        return _translated(antimony, {_TEXT: text_or_path}, {})
+    path = Path(text_or_path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no such Antimony file: {path} (a text of one line is Antimony if it has one of the characters ; = >)"
+        )
+    return _translated(antimony, *_files(path))
+
+
+def _library() -> ModuleType:
+    try:
+        import antimony
+    except ModuleNotFoundError as error:
+        text = "reading Antimony takes the package antimony: pip install 'kinbayes[antimony]'"
+        raise ModuleNotFoundError(text, name="antimony") from error
+    return antimony
+
+
+def _is_path(text_or_path: str | Path) -> bool:
+    if isinstance(text_or_path, Path):
+        return True
+    is_line = "\n" not in text_or_path and "\r" not in text_or_path and text_or_path.strip() != ""
+    return is_line and (text_or_path.lower().endswith(ENDINGS) or not set(";=>") & set(text_or_path))
+
+
+def _check_text(text: str, where: str) -> None:
+    if "\0" in text:
+        raise AntimonyError(f"{where}: it holds a zero byte, so it is no text")
+    if not text.strip():
+        raise AntimonyError(f"{where}: it is empty")
+
+
+def _imports(text: str, where: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the path of every import."""
+    for token in _TOKEN.finditer(text):
+        line = text.count("\n", 0, token.start()) + 1
+        if token["open"] and "import" in text:  # what follows might be an import, and might not
+            raise AntimonyError(f"{where}, line {line}: a quoted text does not end on its line")
+        if token["imported"] is not None:
+            yield line, token["imported"]
+
+
+def _files(main: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Return the text of a file and of all that it imports, and what each calls the others.
+
+    Antimony itself would look in the working folder first, and anywhere on the disk.
+    """
+    folder = main.resolve().parent
+    texts: dict[str, str] = {}
+    imports: dict[str, dict[str, str]] = {}
+    waiting = [main.resolve()]
+    while waiting:
+        path = waiting.pop()
+        where = str(main if path == main.resolve() else path)
+        if where in texts:
+            continue
+        try:
+            texts[where] = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise AntimonyError(f"{where}: it is no text in UTF-8 (byte {error.start})") from error
+        _check_text(texts[where], where)
+        if texts[where].lstrip().startswith("<"):
+            raise AntimonyError(f"{where}: it is no Antimony; read SBML with kb.read_sbml, which imports no other file")
+        imports[where] = {}
+        for line, imported in _imports(texts[where], where):
+            target = (folder / imported).resolve()
+            if "\\" in imported or Path(imported).is_absolute() or not target.is_relative_to(folder):
+                text = f"import {imported!r} leaves the folder of the model; write a path from {folder}, with /"
+                raise AntimonyError(f"{where}, line {line}: {text}")
+            if not target.is_file():
+                raise AntimonyError(f"{where}, line {line}: there is no file {imported!r} in {folder} to import")
+            imports[where][imported] = str(main if target == main.resolve() else target)
+            waiting.append(target)
+    try:
+        graphlib.TopologicalSorter({where: named.values() for where, named in imports.items()}).prepare()
+    except graphlib.CycleError as error:
+        raise AntimonyError(f"{main}: files import each other in a circle: {sorted(set(error.args[1]))}") from error
+    return texts, imports
+
+
+def _translated(antimony: ModuleType, texts: Mapping[str, str], imports: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the SBML of the first text; of the others Antimony sees copies, each by its full path."""
+    with _LOCK, tempfile.TemporaryDirectory() as folder:
+        copies = {where: Path(folder).resolve() / f"{number}.ant" for number, where in enumerate(texts)}
+
+        def renamed(where: str, token: re.Match) -> str:
+            if token["imported"] is None:
+                return token[0]
+            return f'import "{copies[imports[where][token["imported"]]].as_posix()}"'
+
+        main, *imported = (
+            _TOKEN.sub(lambda token, where=where: renamed(where, token), text) for where, text in texts.items()
+        )
+        for copy, text in zip(list(copies.values())[1:], imported, strict=True):
+            copy.write_text(text, encoding="utf-8", newline="\n")
+        try:
+            antimony.clearDirectories()
+            antimony.loadAntimonyString("x = 1")  # after an error in a file, Antimony 3.3 reads the next text as empty
+            antimony.clearPreviousLoads()
+            if antimony.loadAntimonyString(main) < 0:
+                raise AntimonyError(_said(antimony, copies))
+            return antimony.getSBMLString(antimony.getMainModuleName())
+        finally:
+            antimony.clearPreviousLoads()
+            antimony.freeAll()
+
+
+def _said(antimony: ModuleType, copies: Mapping[str, Path]) -> str:
+    """Return Antimony's error, with the names of the files that were copied."""
+    first = next(iter(copies))
+    try:
+        text = " ".join(antimony.getLastError().split())
+    except UnicodeDecodeError:  # it quotes one byte of several
+        return f"{first}: a name is not in ASCII; use letters a to z, digits and _"
+    text = text.replace("Error in model string", first, 1)
+    for where, copy in copies.items():
+        # Files of one folder are named without it.
+        text = re.sub(rf"^Error in file '({re.escape(str(copy.parent))}/*)?{copy.name}'", lambda _, w=where: w, text)
+    return text
