@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from kinbayes.ode import kernel, native, xla_handler
+from kinbayes.ode import loops_code, native, xla_handler
 from kinbayes.ode.numbers import NUM_CODE, NUM_OFFSETS, Numbers, Sizes
 
 # ---- JAX
@@ -294,7 +294,7 @@ def host_value_and_gradient(numbers: Numbers) -> Callable[[np.ndarray], tuple[fl
 
 def _on_one_vector(numbers: Numbers) -> Callable:
     """Return a function of a vector and of where its total and gradient (or null) are to go."""
-    if numbers.code[0] != kernel.evaluate.address:
+    if numbers.code[0] != loops_code.address("kernel", "evaluate"):
         raise ValueError("the numbers hold addresses of another process; compile the model in this one")
     pointer = ctypes.c_void_p
     evaluate = ctypes.CFUNCTYPE(None, *[pointer] * 4, ctypes.c_int64, *[pointer] * 7)(int(numbers.code[0]))

@@ -8,17 +8,7 @@ shrink by the derivatives after it times the delay.
 from numba import types
 
 from kinbayes.ode.dense_output import states_within, tangents_within
-from kinbayes.ode.intrinsics import (
-    BLOCK,
-    SOURCES,
-    call,
-    compiled,
-    inline,
-    jit,
-    numbers,
-    plus,
-    pointers,
-)
+from kinbayes.ode.intrinsics import BLOCK, call, compiled, inline, jit, numbers, plus, pointers
 from kinbayes.ode.numbers import (
     AT_ROOT,
     AT_START,
@@ -40,6 +30,7 @@ from kinbayes.ode.numbers import (
     Parts,
     Sizes,
 )
+from kinbayes.ode.sources import SOURCES
 
 _LINEARIZE, _PARTIALS = Code._fields.index("linearize"), Code._fields.index("moment_partials")
 _CONDITIONS, _CONDITIONAL = Code._fields.index("conditions"), Code._fields.index("conditional")

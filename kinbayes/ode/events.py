@@ -14,7 +14,7 @@ import math
 from numba import types
 
 from kinbayes.ode.dense_output import state_within, states_within
-from kinbayes.ode.intrinsics import SOURCES, call, compiled, inline, jit, numbers, plus, pointers
+from kinbayes.ode.intrinsics import call, compiled, inline, jit, numbers, plus, pointers
 from kinbayes.ode.numbers import (
     ARRIVE,
     AT_ROOT,
@@ -41,6 +41,7 @@ from kinbayes.ode.numbers import (
     Sizes,
 )
 from kinbayes.ode.segments import SAME_TIME, segment, turn
+from kinbayes.ode.sources import SOURCES
 from kinbayes.ode.steps import linearize
 
 _ASSIGN, _FIRES, _SEEN = (Code._fields.index(name) for name in ("assign", "fires", "watch"))

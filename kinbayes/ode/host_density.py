@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import types
 
-from kinbayes.ode.intrinsics import SOURCES, allocate, call, compiled, free, plus
+from kinbayes.ode.intrinsics import allocate, call, compiled, free, plus
+from kinbayes.ode.sources import SOURCES
 
 
 class Words(NamedTuple):

@@ -1,12 +1,6 @@
-"""What compiled loops need beside Python: calls by address, pointers, memory, and sums over vectors of numbers.
+"""What compiled loops need beside Python: calls by address, pointers, memory, and sums over vectors of numbers."""
 
-numba's cache looks at one file only. A function that is cached takes `SOURCES` into its closure, so that the cache
-notices a change in any file whose content is compiled into it.
-"""
-
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numba
 from llvmlite import ir
@@ -16,25 +10,6 @@ from numba.extending import intrinsic
 
 from kinbayes.ode import tableau
 from kinbayes.ode.numbers import WIDTH as BLOCK
-
-_FILES = (
-    "dense_output.py",
-    "event_sensitivities.py",
-    "events.py",
-    "integrator.py",
-    "intrinsics.py",
-    "kernel.py",
-    "lu_loops.py",
-    "numbers.py",
-    "segments.py",
-    "sensitivities.py",
-    "status.py",
-    "steps.py",
-    "tableau.py",
-)
-SOURCES = int.from_bytes(
-    hashlib.sha256(b"".join((Path(__file__).parent / name).read_bytes() for name in _FILES)).digest()[:7]
-)
 
 _HALF = BLOCK // 2  # for few states, sums over vectors of this many are faster
 

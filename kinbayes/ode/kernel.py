@@ -10,7 +10,6 @@ from numba import types
 
 from kinbayes.ode.integrator import Task, differentiate, integrate
 from kinbayes.ode.intrinsics import (
-    SOURCES,
     aligned,
     allocate,
     call,
@@ -37,6 +36,7 @@ from kinbayes.ode.numbers import (
     Parts,
     Sizes,
 )
+from kinbayes.ode.sources import SOURCES
 from kinbayes.ode.status import Status
 
 _ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)

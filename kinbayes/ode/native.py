@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from kinbayes.model.expressions import Expr, SparseJacobian, substitute, symbol
 from kinbayes.model.llvm import Function, MachineCode, machine_code
 from kinbayes.model.model import Model
-from kinbayes.ode import kernel
+from kinbayes.ode import loops_code
 from kinbayes.ode.equations import Equations, Moments, equations
 from kinbayes.ode.numbers import NUM_CODE, NUM_LANE_COLUMNS, Code, EventInts, EventSizes, Numbers
 from kinbayes.ode.sensitivity_equations import Observer, SensitivityEquations, sensitivity_equations
@@ -23,8 +23,8 @@ from kinbayes.ode.status import Status
 
 # Called through ctypes, which lets other Python threads run meanwhile.
 _POINTER = ctypes.c_void_p
-_EVALUATE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, ctypes.c_int64, *[_POINTER] * 7)(kernel.evaluate.address)
-
+_KERNEL = loops_code.address("kernel", "evaluate")
+_EVALUATE = ctypes.CFUNCTYPE(None, *[_POINTER] * 4, ctypes.c_int64, *[_POINTER] * 7)(_KERNEL)
 
 _ROOM = 64  # for events that wait, beside four for each
 # Points of a step at which modes are looked at. A function of time alone does not keep steps short: it may turn back
@@ -107,11 +107,9 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
     ]
     code = machine_code(functions)
     _KEPT.append(code)
-    addresses = {"evaluate": kernel.evaluate.address, **solver.addresses, **code.addresses}
+    addresses = {"evaluate": _KERNEL, **solver.addresses, **code.addresses}
     if not found.moments.is_empty:
-        from kinbayes.ode import events  # compiled only where a model has some
-
-        addresses["events"] = events.events.address
+        addresses["events"] = loops_code.address("events", "events")
     order = (*Code._fields, *(f"observe{k}" for k in range(len(observers))))
     return Compiled(
         np.array([addresses.get(name, 0) for name in order], dtype=np.int64),
@@ -197,17 +195,13 @@ def differentiated(
     wanted: Sequence[int],
 ) -> Differentiated:
     """Compile the derivatives of a compiled model with respect to some of its inputs, by number."""
-    from kinbayes.ode import sensitivities  # compiled only where a gradient is wanted
-
     found = sensitivity_equations(code.equations, start, inputs, observers, wanted, code.lu)
     more = machine_code(found.functions)
     _KEPT.append(more)
     own = {**dict(zip(Code._fields, code.addresses.tolist(), strict=False)), **more.addresses}
-    own["derivatives"] = sensitivities.derivatives.address
+    own["derivatives"] = loops_code.address("sensitivities", "derivatives")
     if code.event_sizes is not None or found.num_conditions > 0:
-        from kinbayes.ode import event_sensitivities
-
-        own["event_derivatives"] = event_sensitivities.event_derivatives.address
+        own["event_derivatives"] = loops_code.address("event_sensitivities", "event_derivatives")
     addresses = [own[name] for name in Code._fields]
     behind = [more.addresses[f"partials{k}"] for k in range(len(observers))]
     return Differentiated(np.array([*addresses, *code.addresses[NUM_CODE:], *behind], dtype=np.int64), found)

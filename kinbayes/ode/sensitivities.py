@@ -12,7 +12,6 @@ from kinbayes.ode import tableau
 from kinbayes.ode.dense_output import add_tangents, tangents_within
 from kinbayes.ode.intrinsics import (
     BLOCK,
-    SOURCES,
     call,
     compiled,
     finish_tangents,
@@ -48,6 +47,7 @@ from kinbayes.ode.numbers import (
     Parts,
     Sizes,
 )
+from kinbayes.ode.sources import SOURCES
 
 _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
 _LINEARIZE, _FACTOR, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "factor", "solve_block"))
