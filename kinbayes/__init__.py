@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kinbayes.examples import example
     from kinbayes.formats.antimony import read_antimony
     from kinbayes.formats.petab_v1 import read_petab
-    from kinbayes.formats.sbml import read_sbml
+    from kinbayes.formats.sbml.reader import read_sbml
     from kinbayes.model.model import Model
     from kinbayes.ode.simulate import simulate
     from kinbayes.problem import noise
@@ -50,7 +50,7 @@ _HOMES = {
     "predict": "run.predict",
     "read_antimony": "formats.antimony",
     "read_petab": "formats.petab_v1",
-    "read_sbml": "formats.sbml",
+    "read_sbml": "formats.sbml.reader",
     "sample": "run.sample",
     "simulate": "ode.simulate",
 }

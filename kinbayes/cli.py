@@ -245,7 +245,7 @@ def predict(
 
 
 def _check_model(path: Path) -> None:
-    from kinbayes.formats.sbml_survey import survey
+    from kinbayes.formats.sbml.survey import survey
 
     found = survey(path)
     if found.features:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from kinbayes.formats.sbml import read_sbml_text
+from kinbayes.formats.sbml.reader import read_sbml_text
 from kinbayes.model.model import Model
 
 ENDINGS = (".ant", ".antimony", ".txt")  # of files

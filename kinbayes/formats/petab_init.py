@@ -13,7 +13,7 @@ import pandas as pd
 
 from kinbayes.formats.petab_table import PEtabError, Row, read_rows
 from kinbayes.formats.petab_v1 import read_petab
-from kinbayes.formats.sbml import read_sbml
+from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.model import Model
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}

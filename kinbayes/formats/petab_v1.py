@@ -9,7 +9,7 @@ import pandas as pd
 import yaml
 
 from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number, read_rows, read_text
-from kinbayes.formats.sbml import read_sbml
+from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.expressions import Expr
 from kinbayes.model.formula import FormulaError, parse
 from kinbayes.model.model import Model, ModelError

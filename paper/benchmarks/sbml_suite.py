@@ -16,7 +16,7 @@ import pandas as pd
 from collection import ROOT, arguments, require
 
 sys.path.insert(0, str(ROOT))  # the judge is a part of the tests
-from tests.formats.sbml_judge import Verdict, cases, judge
+from tests.formats.sbml.judge import Verdict, cases, judge
 
 OUTCOMES = ("passed", "refused", "wrong")
 

@@ -8,7 +8,7 @@ import pytest
 
 import kinbayes as kb
 from kinbayes.formats.antimony import AntimonyError
-from kinbayes.formats.sbml import SBMLError, UnsupportedSBMLError
+from kinbayes.formats.sbml.reader import SBMLError, UnsupportedSBMLError
 
 pytest.importorskip("antimony")
 

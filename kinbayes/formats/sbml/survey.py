@@ -8,9 +8,9 @@ from typing import NamedTuple
 import libsbml
 
 from kinbayes.formats.antimony import ENDINGS, AntimonyError, read_antimony, to_sbml
-from kinbayes.formats.sbml import read_sbml
-from kinbayes.formats.sbml_document import check_document, check_xml
-from kinbayes.formats.sbml_errors import SBMLError
+from kinbayes.formats.sbml.document import check_document, check_xml
+from kinbayes.formats.sbml.errors import SBMLError
+from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.model import Model
 from kinbayes.ode.simulate import SimulationError, simulate
 

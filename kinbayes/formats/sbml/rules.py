@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError, at
-from kinbayes.formats.sbml_source import Source, formula
+from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError, at
+from kinbayes.formats.sbml.source import Source, formula
 from kinbayes.model.algebraic import AlgebraicError, solve
 from kinbayes.model.expressions import Expr, substitute
 from kinbayes.model.model import resolve

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Set
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import SBMLError, at
-from kinbayes.formats.sbml_events import in_amounts, read_events
-from kinbayes.formats.sbml_rate_of import rates_of
-from kinbayes.formats.sbml_reactions import changes, kinetic_laws, reacting
-from kinbayes.formats.sbml_rules import Rules, initial_assignments, read_rules, solutions, unknowns
-from kinbayes.formats.sbml_source import Source, is_point, read_source
+from kinbayes.formats.sbml.errors import SBMLError, at
+from kinbayes.formats.sbml.events import in_amounts, read_events
+from kinbayes.formats.sbml.rate_of import rates_of
+from kinbayes.formats.sbml.reactions import changes, kinetic_laws, reacting
+from kinbayes.formats.sbml.rules import Rules, initial_assignments, read_rules, solutions, unknowns
+from kinbayes.formats.sbml.source import Source, is_point, read_source
 from kinbayes.model.expressions import ZERO, Expr, const, substitute, symbol
 from kinbayes.model.formula import RATE_OF, rate_of
 from kinbayes.model.model import Event, Model

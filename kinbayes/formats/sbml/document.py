@@ -4,7 +4,7 @@ from xml.parsers import expat
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError
+from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError
 
 # libsbml's parser recurses: on a stack of 8 MiB it ended the process at about 4,000 open elements.
 # The curated BioModels stay below 40.

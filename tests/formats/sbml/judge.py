@@ -14,9 +14,9 @@ import libsbml
 import numpy as np
 
 import kinbayes as kb
-from kinbayes.formats.sbml import SBMLError, read_sbml
-from kinbayes.formats.sbml_comp import flatten, has_submodels
-from kinbayes.formats.sbml_source import is_point
+from kinbayes.formats.sbml.comp import flatten, has_submodels
+from kinbayes.formats.sbml.reader import SBMLError, read_sbml
+from kinbayes.formats.sbml.source import is_point
 from kinbayes.model.expressions import evaluate
 
 RTOL, ATOL, MAX_STEPS = 1e-9, 1e-14, 1_000_000

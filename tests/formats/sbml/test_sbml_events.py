@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 import kinbayes as kb
-from kinbayes.formats.sbml import SBMLError, UnsupportedSBMLError
+from kinbayes.formats.sbml.reader import SBMLError, UnsupportedSBMLError
 from kinbayes.model.expressions import TIME, ZERO, apply, const, symbol
-from tests.formats import sbml_text as sbml
-from tests.formats.sbml_text import (
+from tests.formats.sbml import text as sbml
+from tests.formats.sbml.text import (
     BOX,
     RATE_OF,
     ci,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from kinbayes.formats.sbml_survey import survey
+from kinbayes.formats.sbml.survey import survey
 
-MODELS = Path(__file__).parents[2] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 
 # One of each; what is refused is added by the tests.
 TEXT = """<?xml version="1.0" encoding="UTF-8"?>

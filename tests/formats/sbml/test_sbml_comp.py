@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from kinbayes.formats.sbml import SBMLError, UnsupportedSBMLError, read_sbml, read_sbml_text
-from tests.formats.sbml_text import DELAY, ci, close, cn, parameter, rule, solve
+from kinbayes.formats.sbml.reader import SBMLError, UnsupportedSBMLError, read_sbml, read_sbml_text
+from tests.formats.sbml.text import DELAY, ci, close, cn, parameter, rule, solve
 
 TIMES = np.linspace(0.0, 3.0, 7)
 GROWING = (

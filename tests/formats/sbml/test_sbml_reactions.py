@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from kinbayes.formats.sbml import SBMLError
+from kinbayes.formats.sbml.reader import SBMLError
 from kinbayes.model.expressions import symbol
-from tests.formats.sbml_text import (
+from tests.formats.sbml.text import (
     BOX,
     TIME,
     TIMES,

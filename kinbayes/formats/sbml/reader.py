@@ -4,12 +4,12 @@ from pathlib import Path
 
 import libsbml
 
-from kinbayes.formats.sbml_comp import flatten, has_submodels
-from kinbayes.formats.sbml_document import check_document, check_xml
-from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError
-from kinbayes.formats.sbml_model import model_of
-from kinbayes.formats.sbml_refusals import refusals
-from kinbayes.formats.sbml_source import rename_time
+from kinbayes.formats.sbml.comp import flatten, has_submodels
+from kinbayes.formats.sbml.document import check_document, check_xml
+from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError
+from kinbayes.formats.sbml.model import model_of
+from kinbayes.formats.sbml.refusals import refusals
+from kinbayes.formats.sbml.source import rename_time
 from kinbayes.model.model import Model, ModelError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import at
+from kinbayes.formats.sbml.errors import at
 from kinbayes.model.formula import unsupported
 
 _NAMED = (libsbml.Compartment, libsbml.Species, libsbml.Parameter, libsbml.Reaction, libsbml.SpeciesReference)

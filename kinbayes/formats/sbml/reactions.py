@@ -5,8 +5,8 @@ from collections.abc import Set
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import SBMLError, at
-from kinbayes.formats.sbml_source import Source, formula, references, stoichiometry
+from kinbayes.formats.sbml.errors import SBMLError, at
+from kinbayes.formats.sbml.source import Source, formula, references, stoichiometry
 from kinbayes.model.expressions import ZERO, Expr, const, symbol
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import libsbml
 
-from kinbayes.formats.sbml_document import check_document, check_xml
-from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError, at
+from kinbayes.formats.sbml.document import check_document, check_xml
+from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError, at
 
 
 def has_submodels(document: libsbml.SBMLDocument) -> bool:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.formats.sbml_judge import cases, compared, judge
+from tests.formats.sbml.judge import cases, compared, judge
 
-SUITE = Path(__file__).parents[3] / "shared" / "data" / "sbml_test_suite"
+SUITE = Path(__file__).parents[4] / "shared" / "data" / "sbml_test_suite"
 pytestmark = pytest.mark.skipif(not SUITE.is_dir(), reason="the SBML test suite is not beside the project")
 
 # Between them they have every tag of the suite that a supported case has.

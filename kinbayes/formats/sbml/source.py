@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError, at
+from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError, at
 from kinbayes.model.expressions import ZERO, Expr, const, substitute
 from kinbayes.model.formula import RATE_OF, FormulaError, Functions, UnsupportedFormulaError, from_ast
 

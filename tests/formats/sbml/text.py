@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from kinbayes.formats.sbml import SBMLError, read_sbml_text
+from kinbayes.formats.sbml.reader import SBMLError, read_sbml_text
 from kinbayes.model.codegen import program
 from kinbayes.model.expressions import OPERATIONS, evaluate
 

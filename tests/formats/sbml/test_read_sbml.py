@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import kinbayes as kb
-from kinbayes.formats.sbml import SBMLError, UnsupportedSBMLError, read_sbml, read_sbml_text
+from kinbayes.formats.sbml.reader import SBMLError, UnsupportedSBMLError, read_sbml, read_sbml_text
 from kinbayes.model.expressions import evaluate, symbol
-from tests.formats.sbml_text import (
+from tests.formats.sbml.text import (
     BOX,
     DELAY,
     TIME,
@@ -29,7 +29,7 @@ from tests.formats.sbml_text import (
     species,
 )
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 
 import libsbml
 
-from kinbayes.formats.sbml_errors import SBMLError, UnsupportedSBMLError, at
-from kinbayes.formats.sbml_source import Source, formula
+from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError, at
+from kinbayes.formats.sbml.source import Source, formula
 from kinbayes.model.expressions import ZERO, Expr, symbol
 from kinbayes.model.model import Event
 

@@ -1,0 +1,1 @@
+"""SBML: from a file's text to a Model."""
