@@ -421,11 +421,14 @@ class Problem:
     def hash(self) -> str:
         """A digest of everything that defines the posterior: model, parameters, noise, experiments, data, solver."""
         model = self.model
-        code = program([*model.derivatives.values(), *model.initial.values(), *model.expressions.values()])
+        formulas = [formula for event in model.events for formula in event.formulas]
+        code = program([*model.derivatives.values(), *model.initial.values(), *model.expressions.values(), *formulas])
+        flags = [(e.is_true_before, e.is_persistent, e.keeps_values, e.priority is None) for e in model.events]
+        events = [(e.name, [target for target, _ in e.assignments]) for e in model.events]
         parameters = [(p.name, p.scale, p.prior, p.bounds, None if p.estimate else p.nominal) for p in self.parameters]
         observables = [(o.name, o.formula, o.noise) for o in self.observables]
         parts = (
-            (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), code),
+            (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), events, flags, code),
             (parameters, observables, [(e.name, sorted(e.values.items())) for e in self.experiments]),
             (self.measurements, self.rtol, self.atol, self.engine, self.max_steps),
         )

@@ -30,7 +30,7 @@ OUT_OF_SCOPE = {
     "BIOMD0000000562": "the package 'qual'",
     "BIOMD0000000592": "the package 'qual'",
     "BIOMD0000000593": "the package 'qual'",
-    "BIOMD0000000775": "failed at time 0",  # a function named rateOf is NaN but for an annotation of COPASI's
+
 }
 
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
-from kinbayes.model.model import Model
+from kinbayes.model.model import Event, Model
 from kinbayes.ode.status import Status
 from kinbayes.problem import noise
 from kinbayes.problem.observables import Experiment, Observable
@@ -37,9 +37,9 @@ def table(measured=MEASURED, times=TIMES):
     return pd.DataFrame({"observableId": "y", "time": times, "measurement": measured})
 
 
-def decay(parameters=tuple(PARAMETERS), max_steps=10_000):
+def decay(parameters=tuple(PARAMETERS), max_steps=10_000, events=()):
     return Problem(
-        DECAY,
+        dataclasses.replace(DECAY, events=events),
         parameters,
         [Observable("y", "A", noise.normal("sd"))],
         table(),
@@ -274,7 +274,20 @@ def test_the_hash_knows_what_defines_the_posterior(problem):
         decay(max_steps=9_999),
         decay([PARAMETERS[0], Parameter("A_0", Normal(2.0, 1.1)), PARAMETERS[2]]),
     ]
-    assert len({problem.hash, *(other.hash for other in others)}) == 5
+    dose = Event("dose", parse("time >= 1"), (("A", parse("A + 1")),))
+    changes = [
+        {},
+        {"name": "other"},
+        {"trigger": parse("time >= 2")},
+        {"assignments": (("A", parse("A + 2")),)},
+        {"delay": const(1.0)},
+        {"priority": const(0.0)},
+        {"is_true_before": False},
+        {"is_persistent": False},
+        {"keeps_values": False},
+    ]
+    others += [decay(events=(dose._replace(**change),)) for change in changes]
+    assert len({problem.hash, *(other.hash for other in others)}) == 1 + len(others)
     shown = [dataclasses.replace(p, nominal=0.7, unit="mM") for p in PARAMETERS]
     assert decay(shown).hash == problem.hash, "nominal values and units are for tables and plots"
 

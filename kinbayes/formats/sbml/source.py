@@ -6,8 +6,10 @@ from typing import NamedTuple
 import libsbml
 
 from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError, at
-from kinbayes.model.expressions import ZERO, Expr, const, substitute
-from kinbayes.model.formula import RATE_OF, FormulaError, Functions, UnsupportedFormulaError, from_ast
+from kinbayes.model.expressions import ZERO, Expr, const, substitute, symbol
+from kinbayes.model.formula import RATE_OF, FormulaError, Functions, UnsupportedFormulaError, from_ast, rate_of
+
+_DERIVATIVE = "http://en.wikipedia.org/wiki/Derivative"
 
 
 class Source(NamedTuple):
@@ -121,8 +123,9 @@ def stoichiometry(reference: libsbml.SpeciesReference) -> float:
 def _functions(model: libsbml.Model) -> Functions:
     """Return the functions of a model; one may call others, wherever these are defined."""
     waiting = {f.getId(): f for f in model.getListOfFunctionDefinitions() if f.getBody() is not None}
+    done = {f.getId(): (("x",), rate_of(symbol("x"))) for f in waiting.values() if _is_rate_of(f)}
+    waiting = {name: f for name, f in waiting.items() if name not in done}
     calls = {name: _names(f.getBody(), libsbml.AST_FUNCTION) for name, f in waiting.items()}
-    done: dict[str, tuple[tuple[str, ...], Expr]] = {}
     while waiting:
         ready = [f for name, f in waiting.items() if not waiting.keys() & calls[name]]
         if not ready:
@@ -134,6 +137,14 @@ def _functions(model: libsbml.Model) -> Functions:
             done[function.getId()] = (arguments, body)
             del waiting[function.getId()]
     return done
+
+
+def _is_rate_of(function: libsbml.FunctionDefinition) -> bool:
+    """Return whether a function stands for `rateOf`: COPASI marks it so where SBML itself has no symbol for it."""
+    annotation = function.getAnnotation()
+    children = [annotation.getChild(i) for i in range(annotation.getNumChildren())] if annotation is not None else []
+    marks = [child.getAttrValue("definition") for child in children if child.getName() == "symbols"]
+    return function.getNumArguments() == 1 and _DERIVATIVE in marks
 
 
 def _names(root: libsbml.ASTNode, kind: int) -> set[str]:

@@ -561,3 +561,16 @@ def test_nesting_is_limited(refusal):
     kind, message = refusal(document(Parameters=parameter("k"), Rules=rule("rate", "k", deep)))
     assert kind is SBMLError
     assert "nested more than 1000 deep" in message
+
+
+def test_a_function_that_is_marked_as_a_derivative(read):
+    """COPASI writes so what SBML had no symbol for; the function's own body is not a number."""
+    mark = '<annotation><symbols xmlns="http://sbml.org/annotations/symbols" definition="{}"/></annotation>'
+    plain = function("slope", ["a"], "<notanumber/>")
+    marked = plain.replace("<math", mark.format("http://en.wikipedia.org/wiki/Derivative") + "<math", 1)
+    other = plain.replace("<math", mark.format("http://en.wikipedia.org/wiki/Integral") + "<math", 1)
+    rules = rule("rate", "p", apply("times", cn(2), TIME)) + rule("assignment", "q", call("slope", ci("p")))
+    parameters = parameter("p") + parameter("q")
+    assert read(FunctionDefinitions=marked, Parameters=parameters, Rules=rules).expressions["q"] is 2 * symbol("time")
+    unknown = read(FunctionDefinitions=other, Parameters=parameters, Rules=rules).expressions["q"]
+    assert math.isnan(unknown.value)
