@@ -4,11 +4,11 @@ Loading numba, only to have it load machine code, takes longer than a first simu
 their machine code is kept in a second file, which LLVM alone can load.
 """
 
-import ctypes
 import functools
 import hashlib
 import importlib
 import importlib.metadata
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -17,7 +17,7 @@ import llvmlite.binding as llvm
 
 from kinbayes.ode.sources import SOURCES
 
-# Where an error of Python's would be told, which the loops do not raise.
+# Where an error of Python's would be told, which the loops do not raise. Numba has functions of these names.
 _NEVER_CALLED = (
     "NRT_Free",
     "numba_do_raise",
@@ -39,9 +39,6 @@ def address(module: str, function: str) -> int:
         name, code = path.read_bytes().split(b"\n", 1)
     except OSError:
         return _from_numba(module, function, path)
-    abort = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
-    for symbol in _NEVER_CALLED:
-        llvm.add_symbol(symbol, abort)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -63,14 +60,25 @@ def _machine() -> llvm.TargetMachine:
     )
 
 
+def _define(code: llvm.ModuleRef, functions: list[llvm.ValueRef]) -> None:
+    """Give a module functions of its own, which stop the process, for those it only declares."""
+    names = [function.name for function in functions]
+    signatures = [re.match(r"declare (.*\))", str(function).strip())[1] for function in functions]
+    stop = "{\n  call void @llvm.trap()\n  unreachable\n}"
+    bodies = [f"define {signature} {stop}" for signature in signatures]
+    code.link_in(llvm.parse_assembly("\n".join(["declare void @llvm.trap()", *bodies])))
+    for name in names:
+        code.get_function(name).linkage = llvm.Linkage.internal
+
+
 def _from_numba(module: str, function: str, path: Path) -> int:
     """Return the address as numba loads or compiles the function; keep the code where it was compiled."""
     compiled = getattr(importlib.import_module(f"kinbayes.ode.{module}"), function)
     # Of code from its cache numba does not tell the content. Other systems name the functions of a process otherwise.
     if sys.platform == "linux" and not compiled.cache_hits:
         code = llvm.parse_assembly(compiled.inspect_llvm())
-        declared = [f.name for f in code.functions if f.is_declaration]
-        if all(name in _NEVER_CALLED or name.startswith(_OF_PROCESS) for name in declared):
+        _define(code, [f for f in code.functions if f.name in _NEVER_CALLED])
+        if all(f.name.startswith(_OF_PROCESS) for f in code.functions if f.is_declaration):
             part = path.with_suffix(f".{uuid.uuid4().hex}")
             try:
                 part.write_bytes(compiled.native_name.encode() + b"\n" + _machine().emit_object(code))
