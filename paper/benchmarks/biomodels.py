@@ -175,7 +175,6 @@ def kind(reason: str) -> str:
     """Return a reason without what is the model's own: file, line, ids, numbers."""
     text = re.sub(r"^\S+\.xml(, line \d+)?: ", "", reason.removesuffix(" more)").split(" (and ")[0])
     text = re.sub(r"^[A-Za-z]+( '[^']*')?: ", "", text)
-    text = re.sub(r"^whether .* (changes at single moments)", r"a condition \1", text)
     return re.sub(r"'[^']*'|\[[^\]]*\]|\b[-+.\de]*\d\b", "…", text)[:90]
 
 

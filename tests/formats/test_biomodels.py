@@ -30,7 +30,6 @@ OUT_OF_SCOPE = {
     "BIOMD0000000562": "the package 'qual'",
     "BIOMD0000000592": "the package 'qual'",
     "BIOMD0000000593": "the package 'qual'",
-
 }
 
 
