@@ -303,8 +303,13 @@ def _simplified(op: str, nodes: tuple[Expr, ...]) -> Expr:
 
 def postorder(roots: Iterable[Expr]) -> list[Expr]:
     """Return every node below `roots` once, arguments before the operations on them."""
+    return _postorder(roots, None)
+
+
+def _postorder(roots: Iterable[Expr], mask: int | None) -> list[Expr]:
+    """Return the nodes that depend on a symbol of a set, or all, as `postorder` does."""
     order: dict[Expr, None] = {}
-    stack = [(root, False) for root in reversed(list(roots))]
+    stack = [(root, False) for root in reversed(list(roots)) if mask is None or root._mask & mask]
     while stack:
         node, is_open = stack.pop()
         if node in order:
@@ -313,7 +318,9 @@ def postorder(roots: Iterable[Expr]) -> list[Expr]:
             order[node] = None
         else:
             stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args) if a not in order)
+            for a in reversed(node.args):
+                if a not in order and (mask is None or a._mask & mask):
+                    stack.append((a, False))
     return list(order)
 
 
@@ -341,14 +348,12 @@ def substitute(roots: Sequence[Expr], replacements: Mapping[str, Expr]) -> list[
     """Return `roots` with symbols replaced, all at once (a replacement is not searched again)."""
     mask = functools.reduce(operator.or_, map(_bit, replacements), 0)
     done: dict[Expr, Expr] = {}
-    for node in postorder(roots):
-        if not node._mask & mask:
-            done[node] = node
-        elif node.op == "symbol":
+    for node in _postorder(roots, mask):
+        if node.op == "symbol":
             done[node] = replacements[node.value]
         else:
-            done[node] = apply(node.op, *(done[a] for a in node.args))
-    return [done[root] for root in roots]
+            done[node] = apply(node.op, *(done.get(a, a) for a in node.args))
+    return [done.get(root, root) for root in roots]
 
 
 def derivatives(roots: Sequence[Expr], name: str) -> list[Expr]:
@@ -360,18 +365,18 @@ def directional_derivatives(roots: Sequence[Expr], direction: Mapping[str, Expr]
     """Return the exact derivatives of `roots` along a direction: symbol -> its component; other symbols stay."""
     mask = functools.reduce(operator.or_, map(_bit, direction), 0)
     done: dict[Expr, Expr] = {}
-    for node in postorder(roots):
-        if not node._mask & mask or is_boolean(node):
-            done[node] = ZERO
-        elif node.op == "symbol":
+    for node in _postorder(roots, mask):
+        if is_boolean(node):
+            continue
+        if node.op == "symbol":
             done[node] = direction[node.value]
         elif node.op == "where":
             condition, if_true, if_false = node.args
-            done[node] = where(condition, done[if_true], done[if_false])
+            done[node] = where(condition, done.get(if_true, ZERO), done.get(if_false, ZERO))
         else:
-            terms = zip(OPERATIONS[node.op].partials, node.args, strict=False)
-            done[node] = sum((p(*node.args) * done[a] for p, a in terms if done[a] is not ZERO), start=ZERO)
-    return [done[root] for root in roots]
+            terms = [(p, done.get(a, ZERO)) for p, a in zip(OPERATIONS[node.op].partials, node.args, strict=False)]
+            done[node] = sum((p(*node.args) * slope for p, slope in terms if slope is not ZERO), start=ZERO)
+    return [done.get(root, ZERO) for root in roots]
 
 
 def lift_constants(roots: Sequence[Expr], varying: Iterable[str], prefix: str) -> tuple[list[Expr], dict[str, Expr]]:
