@@ -54,7 +54,7 @@ def _reasons(element: libsbml.SBase) -> Iterator[str]:
         yield "the name 'time' is not supported, formulas use it for the time; rename it"
     if isinstance(element, libsbml.Reaction):
         if element.getFast():
-            yield "fast reactions are not supported"
+            yield "fast reactions are not supported; set fast to false if its rate is meant as it stands"
         if element.getKineticLaw() is None or not element.getKineticLaw().isSetMath():
             yield "it has no kinetic law, so its rate is not defined"
     tree = _tree(element)
