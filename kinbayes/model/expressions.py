@@ -318,9 +318,8 @@ def _postorder(roots: Iterable[Expr], mask: int | None) -> list[Expr]:
             order[node] = None
         else:
             stack.append((node, True))
-            for a in reversed(node.args):
-                if a not in order and (mask is None or a._mask & mask):
-                    stack.append((a, False))
+            open_ = (a for a in reversed(node.args) if a not in order and (mask is None or a._mask & mask))
+            stack.extend((a, False) for a in open_)
     return list(order)
 
 
