@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
-from kinbayes.model.expressions import evaluate
+from kinbayes.model.expressions import Expr, evaluate
 from kinbayes.model.model import Model
 from kinbayes.ode import native
 from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints, Numbers, Sizes, laid_out, pack
@@ -81,8 +81,7 @@ def simulate(
     status, reached = Status(int(found.lanes.status[0, 0])), found.lanes.time[0, 0]
     if status != Status.OK:
         raise SimulationError(f"the simulation of {model.name!r} failed at time {reached:g}: {status.advice}")
-    start = model.initial_values(tuple(given))
-    constants = evaluate([start[name] for name in model.parameters], {**given, "time": 0.0})
+    constants = evaluate(_constants(model, tuple(given)), {**given, "time": 0.0})
     values = {
         "time": times,
         **dict(zip(model.parameters, constants, strict=True)),
@@ -91,7 +90,11 @@ def simulate(
     expressions = evaluate(list(model.expressions.values()), values)
     columns = {name: values[name] for name in model.states} | dict(zip(model.expressions, expressions, strict=True))
     variables = {
-        name: ("time", np.broadcast_to(column, times.shape), {"unit": model.units[name]} if name in model.units else {})
+        name: xr.Variable(
+            "time",
+            column if np.ndim(column) else np.full(times.shape, column),
+            {"unit": model.units[name]} if name in model.units else None,
+        )
         for name, column in columns.items()
     }
     return xr.Dataset(variables, coords={"time": times}, attrs={"model": model.name, "rtol": rtol, "atol": atol})
@@ -108,6 +111,12 @@ def _needed(model: Model, given: tuple[str, ...]) -> set[str]:
 @functools.lru_cache(maxsize=64)
 def _compiled(model: Model, given: tuple[str, ...]) -> native.Compiled:
     return native.compiled(model, model.initial_values(given), given, [])
+
+
+@functools.lru_cache(maxsize=64)
+def _constants(model: Model, given: tuple[str, ...]) -> list[Expr]:
+    start = model.initial_values(given)
+    return [start[name] for name in model.parameters]
 
 
 def _numbers(
