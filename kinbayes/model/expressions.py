@@ -34,7 +34,10 @@ class Expr:
         self.op = op
         self.args = args
         self.value = value
-        self._mask = _bit(value) if op == "symbol" else functools.reduce(operator.or_, (a._mask for a in args), 0)
+        mask = _bit(value) if op == "symbol" else 0
+        for a in args:
+            mask |= a._mask
+        self._mask = mask
 
     @property
     def symbols(self) -> frozenset[str]:
@@ -199,6 +202,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
+_BOOLEANS = frozenset(op for op, operation in OPERATIONS.items() if operation.is_boolean)
 _COMMUTATIVE = frozenset(("add", "mul", "min", "max", "eq", "ne", "and", "or"))
 
 
@@ -208,12 +212,12 @@ def _no_derivative(name: str) -> Expr:
 
 def is_boolean(node: Expr) -> bool:
     """Return whether an expression is a truth value, not a number."""
-    return node.op in OPERATIONS and OPERATIONS[node.op].is_boolean
+    return node.op in _BOOLEANS
 
 
 def _as_number(value: Operand) -> Expr:
     node = value if isinstance(value, Expr) else const(value)
-    return _node("where", (node, ONE, ZERO)) if is_boolean(node) else node
+    return _node("where", (node, ONE, ZERO)) if node.op in _BOOLEANS else node
 
 
 def _as_boolean(value: Operand) -> Expr:
@@ -232,11 +236,12 @@ def apply(op: str, *args: Operand) -> Expr:
     elif op == "where":
         return where(*args)
     else:
-        nodes = tuple(_as_number(a) for a in args)
-    if all(a.op == "const" for a in nodes) and not OPERATIONS[op].is_boolean:
-        with np.errstate(all="ignore"):
-            return const(float(OPERATIONS[op].numpy(*(np.float64(a.value) for a in nodes))))
-    return _simplified(op, nodes)
+        nodes = tuple([_as_number(a) for a in args])
+    for node in nodes:
+        if node.op != "const" or op in _BOOLEANS:
+            return _simplified(op, nodes)
+    with np.errstate(all="ignore"):
+        return const(float(OPERATIONS[op].numpy(*(np.float64(a.value) for a in nodes))))
 
 
 def where(condition: Operand, if_true: Operand, if_false: Operand) -> Expr:

@@ -8,7 +8,7 @@ import llvmlite.binding as llvm
 
 from kinbayes.model import vector_math
 from kinbayes.model.codegen import Program, program
-from kinbayes.model.expressions import OPERATIONS, Expr
+from kinbayes.model.expressions import OPERATIONS, Expr, postorder
 
 # NaN and infinity stay what they are: a step that holds one must never look like a good step. Sums are not reordered,
 # since x + 1 - x would lose a NaN in x.
@@ -48,8 +48,16 @@ class MachineCode(NamedTuple):
     owner: llvm.ExecutionEngine
 
 
-def machine_code(functions: Sequence[Function]) -> MachineCode:
+def machine_code(functions: Sequence[Function], *, is_optimized: bool = True) -> MachineCode:
     """Return the functions as machine code of this processor.
+
+    Parameters
+    ----------
+    functions
+        The functions.
+    is_optimized
+        Whether to take the time that fast code takes. Without it compilation is twice as fast, and calls take up to half
+        as long again.
 
     Raises
     ------
@@ -62,10 +70,10 @@ def machine_code(functions: Sequence[Function]) -> MachineCode:
         llvm.add_symbol(name, address)
     module = llvm.parse_assembly(assembly(functions))
     machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2, jit=True
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2 * is_optimized, jit=True
     )
     # Level 1: on this straight-line code the higher levels compile longer for nothing.
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=1))
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=int(is_optimized)))
     builder.getModulePassManager().run(module, builder)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
@@ -81,7 +89,7 @@ def assembly(functions: Sequence[Function]) -> str:
 
 def _special_functions(functions: Sequence[Function]) -> dict[str, int]:
     """Return the addresses of those functions in use that a C library need not have."""
-    found = {op for f in functions for op, _, _ in program(_roots(f)).instructions} & _SPECIAL.keys()
+    found = {node.op for node in postorder([root for f in functions for root in _roots(f)])} & _SPECIAL.keys()
     if not found:
         return {}
     from numba.extending import get_cython_function_address

@@ -72,7 +72,14 @@ class Compiled(NamedTuple):
     lu: SparseLU | None
 
 
-def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], observers: Sequence[Observer]) -> Compiled:
+def compiled(
+    model: Model,
+    start: Mapping[str, Expr],
+    inputs: Sequence[str],
+    observers: Sequence[Observer],
+    *,
+    is_optimized: bool = True,
+) -> Compiled:
     """Compile a model.
 
     Parameters
@@ -85,6 +92,8 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
         What a lane is given.
     observers
         What is computed at the times of the data.
+    is_optimized
+        Whether the code is to be fast, or else soon there.
     """
     found = equations(model, start)
     states, constants, pattern = found.states, tuple(found.constants), found.pattern
@@ -105,7 +114,7 @@ def compiled(model: Model, start: Mapping[str, Expr], inputs: Sequence[str], obs
         *(Function(f"observe{k}", [*names, o.arguments], [o.outputs]) for k, o in enumerate(observers)),
         *_event_functions(found.moments, names),
     ]
-    code = machine_code(functions)
+    code = machine_code(functions, is_optimized=is_optimized)
     _KEPT.append(code)
     addresses = {"evaluate": _KERNEL, **solver.addresses, **code.addresses}
     if not found.moments.is_empty:

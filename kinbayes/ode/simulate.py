@@ -110,7 +110,8 @@ def _needed(model: Model, given: tuple[str, ...]) -> set[str]:
 
 @functools.lru_cache(maxsize=64)
 def _compiled(model: Model, given: tuple[str, ...]) -> native.Compiled:
-    return native.compiled(model, model.initial_values(given), given, [])
+    # Of a model that is simulated once, compilation takes far longer than the simulation.
+    return native.compiled(model, model.initial_values(given), given, [], is_optimized=False)
 
 
 @functools.lru_cache(maxsize=64)
