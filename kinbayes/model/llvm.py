@@ -56,8 +56,8 @@ def machine_code(functions: Sequence[Function], *, is_optimized: bool = True) ->
     functions
         The functions.
     is_optimized
-        Whether to take the time that fast code takes. Without it compilation is twice as fast, and calls take up to half
-        as long again.
+        Whether to take the time that fast code takes. Without it compilation is twice as fast, and calls take up to
+        half as long again.
 
     Raises
     ------
