@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kinbayes.formats.antimony import read_antimony
     from kinbayes.formats.petab_v1 import read_petab
     from kinbayes.formats.sbml.reader import read_sbml
-    from kinbayes.model.model import Model
+    from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
     from kinbayes.problem import noise
     from kinbayes.problem.observables import Experiment, Observable
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Event": "model.model",
     "Experiment": "problem.observables",
     "Laplace": "problem.priors",
     "LogLaplace": "problem.priors",
