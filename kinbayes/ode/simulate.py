@@ -90,10 +90,10 @@ def simulate(
     expressions = evaluate(list(model.expressions.values()), values)
     columns = {name: values[name] for name in model.states} | dict(zip(model.expressions, expressions, strict=True))
     variables = {
-        name: xr.Variable(
+        name: (
             "time",
             column if np.ndim(column) else np.full(times.shape, column),
-            {"unit": model.units[name]} if name in model.units else None,
+            {"unit": model.units[name]} if name in model.units else {},
         )
         for name, column in columns.items()
     }
