@@ -47,8 +47,9 @@ def address(module: str, function: str) -> int:
 
 
 def _path(module: str, function: str) -> Path:
-    parts = (SOURCES, *map(importlib.metadata.version, ("numba", "llvmlite")), llvm.get_host_cpu_name())
-    key = hashlib.sha256(repr((*parts, llvm.get_host_cpu_features().flatten())).encode()).hexdigest()[:16]
+    versions = (sys.implementation.cache_tag, *map(importlib.metadata.version, ("numba", "llvmlite")))
+    processor = (llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
+    key = hashlib.sha256(repr((SOURCES, versions, processor)).encode()).hexdigest()[:16]
     return Path(__file__).parent / "__pycache__" / f"{module}.{function}-{key}.o"
 
 
