@@ -88,15 +88,19 @@ def _observe(code, whole, real, work, y, at, table, columns):
 def differentiate(event, task, at, a):
     """Let the loops of derivatives do their part, where derivatives are wanted."""
     if task.is_wanted:
-        own = (task.code, task.ints, task.floats, task.memory, task.lane, at, a, task.gradient, task.slopes)
-        call(task.code[_DERIVATIVES], (event, *own))
+        call(
+            task.code[_DERIVATIVES],
+            (event, task.code, task.ints, task.floats, task.memory, task.lane, at, a, task.gradient, task.slopes),
+        )
 
 
 @inline
 def _happen(kind, task, t, t_new):
     """Let the loops of events do their part."""
-    own = (task.code, task.ints, task.floats, task.memory, task.lane, task.is_wanted, t, t_new)
-    call(task.code[_EVENTS], (kind, *own))
+    call(
+        task.code[_EVENTS],
+        (kind, task.code, task.ints, task.floats, task.memory, task.lane, task.is_wanted, t, t_new),
+    )
 
 
 @jit
