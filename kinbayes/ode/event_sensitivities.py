@@ -9,6 +9,7 @@ from numba import types
 
 from kinbayes.ode.dense_output import states_within, tangents_within
 from kinbayes.ode.intrinsics import BLOCK, call, compiled, inline, jit, numbers, plus, pointers
+from kinbayes.ode.memory import DerivativeParts, EventParts, Parts
 from kinbayes.ode.numbers import (
     AT_ROOT,
     AT_START,
@@ -21,13 +22,10 @@ from kinbayes.ode.numbers import (
     TAKE,
     Code,
     DerivativeInts,
-    DerivativeParts,
     DerivativeSizes,
     EventInts,
-    EventParts,
     EventSizes,
     Ints,
-    Parts,
     Sizes,
 )
 from kinbayes.ode.sources import SOURCES

@@ -15,6 +15,7 @@ from numba import types
 
 from kinbayes.ode.dense_output import state_within, states_within
 from kinbayes.ode.intrinsics import call, compiled, inline, jit, numbers, plus, pointers
+from kinbayes.ode.memory import EventParts, Parts
 from kinbayes.ode.numbers import (
     ARRIVE,
     AT_ROOT,
@@ -34,10 +35,8 @@ from kinbayes.ode.numbers import (
     Code,
     DerivativeInts,
     EventInts,
-    EventParts,
     EventSizes,
     Ints,
-    Parts,
     Sizes,
 )
 from kinbayes.ode.segments import SAME_TIME, segment, turn

@@ -22,6 +22,7 @@ from kinbayes.ode.intrinsics import (
     pointers,
     take,
 )
+from kinbayes.ode.memory import Parts
 from kinbayes.ode.numbers import (
     BEGIN,
     END,
@@ -33,7 +34,6 @@ from kinbayes.ode.numbers import (
     Code,
     Floats,
     Ints,
-    Parts,
     Sizes,
 )
 from kinbayes.ode.sources import SOURCES

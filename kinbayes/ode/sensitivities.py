@@ -24,6 +24,7 @@ from kinbayes.ode.intrinsics import (
     stage_points,
     tangent_sums,
 )
+from kinbayes.ode.memory import DerivativeParts, Parts
 from kinbayes.ode.numbers import (
     ADVANCE,
     BEGIN,
@@ -40,11 +41,9 @@ from kinbayes.ode.numbers import (
     STEP,
     Code,
     DerivativeInts,
-    DerivativeParts,
     DerivativeSizes,
     Floats,
     Ints,
-    Parts,
     Sizes,
 )
 from kinbayes.ode.sources import SOURCES

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from kinbayes.model.expressions import Expr, evaluate
 from kinbayes.model.model import Model
 from kinbayes.ode import native
-from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints, Numbers, Sizes, laid_out, pack
+from kinbayes.ode.memory import laid_out
+from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints, Numbers, Sizes, pack
 from kinbayes.ode.status import Status
 from kinbayes.ode.tolerances import check_tolerances
 

@@ -15,6 +15,7 @@ _FILES = (
     "intrinsics.py",
     "kernel.py",
     "lu_loops.py",
+    "memory.py",
     "numbers.py",
     "segments.py",
     "sensitivities.py",

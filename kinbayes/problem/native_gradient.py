@@ -4,16 +4,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from kinbayes.ode import native
-from kinbayes.ode.numbers import (
-    NO_EVENT_SIZES,
-    NO_EVENTS,
-    WIDTH,
-    DerivativeInts,
-    DerivativeSizes,
-    Numbers,
-    laid_out,
-    pack,
-)
+from kinbayes.ode.memory import laid_out
+from kinbayes.ode.numbers import NO_EVENT_SIZES, NO_EVENTS, WIDTH, DerivativeInts, DerivativeSizes, Numbers, pack
 from kinbayes.ode.sensitivity_equations import INPUT
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData

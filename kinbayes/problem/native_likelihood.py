@@ -7,18 +7,8 @@ from jaxtyping import Float, Int
 
 from kinbayes.model.expressions import ZERO
 from kinbayes.ode import native
-from kinbayes.ode.numbers import (
-    METHOD,
-    NO_DERIVATIVES,
-    NO_EVENTS,
-    Floats,
-    Ints,
-    Numbers,
-    Sizes,
-    laid_out,
-    pack,
-    section,
-)
+from kinbayes.ode.memory import laid_out
+from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints, Numbers, Sizes, pack, section
 from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source

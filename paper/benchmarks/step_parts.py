@@ -21,7 +21,8 @@ import kinbayes as kb
 from kinbayes.model.codegen import program
 from kinbayes.model.llvm import Function, machine_code
 from kinbayes.ode import bridges, intrinsics, native, tableau
-from kinbayes.ode.numbers import METHOD, NUM_CODE, Code, Numbers, padded
+from kinbayes.ode.memory import padded
+from kinbayes.ode.numbers import METHOD, NUM_CODE, Code, Numbers
 from kinbayes.problem import native_likelihood
 
 _ARITHMETIC = frozenset(("add", "sub", "mul", "div", "sqrt"))
