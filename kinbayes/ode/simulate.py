@@ -36,7 +36,8 @@ def simulate(
     model
         The model.
     times
-        Output times, ascending, none before 0, in the model's unit of time.
+        Output times, ascending, none before 0, in the model's unit of time. At the time of an event, what it has
+        changed is seen, unless its trigger is a strict comparison with time.
     parameters
         Values that replace the model's own: of parameters, or of states at time 0. What is defined through them
         follows.

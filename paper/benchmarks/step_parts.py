@@ -95,9 +95,9 @@ def functions(problem: kb.Problem) -> dict[str, Function]:
     """Return the functions that are compiled for a problem, by name."""
     found: list[Function] = []
 
-    def noted(functions: list[Function]) -> object:
+    def noted(functions: list[Function], *, is_optimized: bool = True) -> object:
         found.extend(functions)
-        return machine_code(functions)
+        return machine_code(functions, is_optimized=is_optimized)
 
     native.machine_code = noted
     native_likelihood.compiled(likelihood(problem))
