@@ -13,7 +13,7 @@ import jax
 if TYPE_CHECKING:
     from kinbayes.examples import example
     from kinbayes.formats.antimony import read_antimony
-    from kinbayes.formats.petab_v1 import read_petab
+    from kinbayes.formats.petab import read_petab
     from kinbayes.formats.sbml.reader import read_sbml
     from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
@@ -50,7 +50,7 @@ _HOMES = {
     "optimize": "run.optimize",
     "predict": "run.predict",
     "read_antimony": "formats.antimony",
-    "read_petab": "formats.petab_v1",
+    "read_petab": "formats.petab",
     "read_sbml": "formats.sbml.reader",
     "sample": "run.sample",
     "simulate": "ode.simulate",

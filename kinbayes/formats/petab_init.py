@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from kinbayes.formats.petab import read_petab
 from kinbayes.formats.petab_table import PEtabError, Row, read_rows
-from kinbayes.formats.petab_v1 import read_petab
 from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.model import Model
 

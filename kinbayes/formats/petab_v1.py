@@ -1,14 +1,20 @@
-"""PEtab version 1: from a YAML file and its tables to a problem."""
+"""PEtab version 1: from the tables of a YAML file to a problem.
+
+References
+----------
+Schmiester et al. (2021), PEtab: Interoperable specification of parameter estimation problems in systems
+biology. PLOS Computational Biology 17(1). doi:10.1371/journal.pcbi.1008646
+"""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import yaml
 
-from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number, read_rows, read_text
+from kinbayes.formats.petab_files import file_paths, mapping, required, table_rows, unique
+from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number
 from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.expressions import Expr
 from kinbayes.model.formula import FormulaError, parse
@@ -34,57 +40,24 @@ _PRIORS: dict[str, Callable[[float, float], Prior]] = {
 _NOISES = ("normal", "laplace")
 
 
-def read_petab(
-    path: str | Path,
-    *,
-    rtol: float = 1e-6,
-    atol: float = 1e-9,
-    engine: str = "native",
-    max_steps: int = 10_000,
-) -> Problem:
-    """Read a problem in PEtab version 1.
-
-    Parameters
-    ----------
-    path
-        The YAML file. Every file that it names lies in its folder or below.
-    rtol, atol, engine, max_steps
-        Settings of the simulation, see `Problem`.
-
-    Returns
-    -------
-    Problem
-        The problem. The scale `log` of PEtab is `ln` here. A parameter without `objectivePriorType` has no
-        stated prior: it is uniform on its scale between its bounds. With a prior, an empty bound is open.
-        A model parameter that is in no table keeps the value that the model gives it. Initialization priors,
-        names, and columns that PEtab does not define are ignored.
+def problem_of(path: Path, content: dict, make: Callable[..., Problem]) -> Problem:
+    """Return the problem of a YAML file's content; `make` is `Problem` with its settings.
 
     Raises
     ------
-    FileNotFoundError
-        If a file is missing.
-    PEtabError
-        If a table contradicts itself, another table, or the model.
-    UnsupportedPEtabError
-        If the problem is PEtab version 2, or uses several models, or measurements of a steady state (time `inf`).
-    SBMLError
-        If the model cannot be read.
-
-    References
-    ----------
-    Schmiester et al. (2021), PEtab: Interoperable specification of parameter estimation problems in systems
-    biology. PLOS Computational Biology 17(1). doi:10.1371/journal.pcbi.1008646
+    FileNotFoundError, PEtabError, SBMLError
+        As `read_petab` says.
     """
-    files = _files(Path(path))
+    files = _files(path, content)
     model = read_sbml(files.model)
-    parameters = _unique("parameterId", map(_parameter, _rows(files.parameters, _PARAMETER_COLUMNS)))
-    observables = _unique("observableId", map(_observable, _rows(files.observables, _OBSERVABLE_COLUMNS)))
+    parameters = unique("parameterId", map(_parameter, table_rows(files.parameters, _PARAMETER_COLUMNS)))
+    observables = unique("observableId", map(_observable, table_rows(files.observables, _OBSERVABLE_COLUMNS)))
     values = {**_constants(model), **{name: p.nominal for name, (_, p) in parameters.items()}}
     known = {"time", *values, *model.initial, *model.expressions}
     expected = {name: _placeholders(row, o, known) for name, (row, o) in observables.items()}
-    conditions = _rows(files.conditions, ("conditionId",))
-    experiments = _unique("conditionId", ((row, _experiment(row, model, values)) for row in conditions))
-    measured = _rows(files.measurements, _MEASUREMENT_COLUMNS)
+    conditions = table_rows(files.conditions, ("conditionId",))
+    experiments = unique("conditionId", ((row, _experiment(row, model, values)) for row in conditions))
+    measured = table_rows(files.measurements, _MEASUREMENT_COLUMNS)
     if not measured:
         raise PEtabError(f"{files.measurements[0]}: there are no measurements")
     for row in measured:
@@ -97,17 +70,13 @@ def read_petab(
     data = pd.DataFrame([row.cells for row in measured])
     data.index = pd.Index([row.place for row in measured], name="place")
     try:
-        return Problem(
+        return make(
             model,
             [p for _, p in parameters.values()]
             + [Parameter(name, nominal=values[name], estimate=False) for name in from_model],
             [o for _, o in observables.values()],
             data,
             experiments=[e for _, e in experiments.values()],
-            rtol=rtol,
-            atol=atol,
-            engine=engine,
-            max_steps=max_steps,
         )
     except DataError as error:
         raise PEtabError(str(error)) from error
@@ -126,81 +95,23 @@ class _Files(NamedTuple):
     measurements: list[Path]
 
 
-def _files(path: Path) -> _Files:
-    content = _mapping(path, _yaml(path), "the file")
-    version = str(_required(path, content, "format_version"))
-    if version.split(".")[0] != "1":
-        raise UnsupportedPEtabError(f"{path}: format_version {version} is not supported yet, only 1 is")
+def _files(path: Path, content: dict) -> _Files:
     if content.get("extensions"):
         raise UnsupportedPEtabError(f"{path}: extensions are not supported: {content['extensions']!r}")
-    problems = _required(path, content, "problems")
+    problems = required(path, content, "problems")
     if not isinstance(problems, list) or not problems:
         raise PEtabError(f"{path}: 'problems' is {problems!r}; it must be a list with one entry")
     if len(problems) > 1:
         raise UnsupportedPEtabError(f"{path}: it holds {len(problems)} problems; only one is supported")
-    problem = _mapping(path, problems[0], "the problem")
-    models = _paths(path, problem, "sbml_files")
+    problem = mapping(path, problems[0], "the problem")
+    models = file_paths(path, problem, "sbml_files")
     if len(models) > 1:
         raise UnsupportedPEtabError(f"{path}: it has {len(models)} SBML files; only one is supported")
     return _Files(
         models[0],
-        _paths(path, content, "parameter_file"),
-        *(_paths(path, problem, f"{kind}_files") for kind in ("condition", "observable", "measurement")),
+        file_paths(path, content, "parameter_file"),
+        *(file_paths(path, problem, f"{kind}_files") for kind in ("condition", "observable", "measurement")),
     )
-
-
-def _yaml(path: Path) -> object:
-    text = read_text(path)
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, too many brackets
-        raise PEtabError(f"{path}: this is not YAML: {' '.join(str(error).split())}") from error
-
-
-def _mapping(path: Path, content: object, what: str) -> dict:
-    if not isinstance(content, dict):
-        raise PEtabError(f"{path}: {what} must hold `key: value` pairs, not {content!r}")
-    return content
-
-
-def _required(path: Path, content: dict, key: str) -> object:
-    if key not in content:
-        raise PEtabError(f"{path}: {key!r} is missing; there are {list(content)}")
-    return content[key]
-
-
-def _paths(path: Path, content: dict, key: str) -> list[Path]:
-    """Return the files under a key; a problem reads nothing outside its own folder."""
-    names = _required(path, content, key)
-    names = [names] if isinstance(names, str) else names
-    if not isinstance(names, list) or not names or not all(map(_is_file_name, names)):
-        raise PEtabError(f"{path}: {key!r} is {names!r}; it must be a list of file names")
-    folder = path.parent.resolve()
-    for name in names:
-        if Path(name).is_absolute() or not (folder / name).resolve().is_relative_to(folder):
-            raise PEtabError(f"{path}: {key!r} names {name!r}, outside {path.parent}; move it there")
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{path}: {key!r} names {name!r}, but {path.parent} has no such file")
-    return [path.parent / name for name in names]
-
-
-def _is_file_name(name: object) -> bool:
-    return isinstance(name, str) and "\0" not in name
-
-
-def _rows(paths: Sequence[Path], required: Sequence[str]) -> list[Row]:
-    """Return the lines of a table that may be split over several files."""
-    return [row for path in paths for row in read_rows(path, required)]
-
-
-def _unique(column: str, things: Iterator[tuple]) -> dict[str, tuple]:
-    """Return (row, thing) by the thing's name."""
-    found: dict[str, tuple] = {}
-    for row, thing in things:
-        if thing.name in found:
-            raise row.error(column, f"{thing.name!r} is defined already, in {found[thing.name][0].place}")
-        found[thing.name] = (row, thing)
-    return found
 
 
 # ---- parameters

@@ -39,6 +39,23 @@ class Observable:
 
 
 @dataclass(frozen=True)
+class Period:
+    """A part of an experiment, which begins with changes.
+
+    Parameters
+    ----------
+    start
+        The time at which it begins.
+    values
+        Model parameter or state -> what it is from then on: a number, or a formula in names of the model and
+        parameters, computed from what they were just before. All changes are made at once.
+    """
+
+    start: float
+    values: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A condition under which the model is simulated.
 
@@ -47,12 +64,18 @@ class Experiment:
     name
         Its id, as in the data's columns `simulationConditionId` and `preequilibrationConditionId`.
     values
-        Model parameter or state (its start) -> a number, or the name of a parameter. After a pre-equilibration a
-        state goes on from the steady state where it has no value here, or NaN.
+        Model parameter or state (its start) -> a number, or a formula in names of parameters and of the model. After
+        a pre-equilibration a state goes on from the steady state where it has no value here, or NaN.
+    start
+        The time at which it begins, after its pre-equilibration if it has one.
+    periods
+        What changes later, in the order of time.
     """
 
     name: str
     values: Mapping[str, float | str] = field(default_factory=dict)
+    start: float = 0.0
+    periods: tuple[Period, ...] = ()
 
     @functools.cached_property
     def given(self) -> frozenset[str]:

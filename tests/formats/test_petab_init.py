@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kinbayes.formats.petab import read_petab
 from kinbayes.formats.petab_init import init_petab
 from kinbayes.formats.petab_table import PEtabError
-from kinbayes.formats.petab_v1 import read_petab
 from kinbayes.problem import noise
 from kinbayes.problem.observables import Measurement, Observable
 from kinbayes.problem.parameters import Parameter

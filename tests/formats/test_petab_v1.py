@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from kinbayes.formats.petab import read_petab
 from kinbayes.formats.petab_table import PEtabError, UnsupportedPEtabError, read_rows
-from kinbayes.formats.petab_v1 import read_petab
 from kinbayes.problem import noise
 from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.observables import Experiment, Measurement, Observable
@@ -377,7 +377,7 @@ def test_a_problem_without_measurements_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "line", "text", "message"),
     [
-        ("problem.yaml", 1, "format_version: 2.0.0", "format_version 2.0.0 is not supported yet"),
+        ("problem.yaml", 1, "format_version: 3.0.0", "format_version 3.0.0 is not supported"),
         ("problem.yaml", 1, "format_version: 1\nextensions: {sciml: 1}", "extensions are not supported: {'sciml': 1}"),
         ("problem.yaml", 4, "  - sbml_files: [model.xml, model.xml]", "it has 2 SBML files; only one"),
         ("problem.yaml", 8, "  - sbml_files: [model.xml]", "it holds 2 problems; only one"),

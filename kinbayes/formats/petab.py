@@ -1,0 +1,57 @@
+"""PEtab problems of either version."""
+
+import functools
+from pathlib import Path
+
+from kinbayes.formats import petab_v1
+from kinbayes.formats.petab_files import read_yaml, required
+from kinbayes.formats.petab_table import UnsupportedPEtabError
+from kinbayes.problem.problem import Problem
+
+_READERS = {"1": petab_v1.problem_of}
+
+
+def read_petab(
+    path: str | Path,
+    *,
+    rtol: float = 1e-6,
+    atol: float = 1e-9,
+    engine: str = "native",
+    max_steps: int = 10_000,
+) -> Problem:
+    """Read a problem in PEtab.
+
+    Parameters
+    ----------
+    path
+        The YAML file. Every file that it names lies in its folder or below.
+    rtol, atol, engine, max_steps
+        Settings of the simulation, see `Problem`.
+
+    Returns
+    -------
+    Problem
+        The problem. The scale `log` of PEtab is `ln` here. A parameter without a prior in its table has no stated
+        prior: it is uniform on its scale between its bounds. With a prior, an empty bound is open. A model parameter
+        that is in no table keeps the value that the model gives it. Initialization priors, names, and columns that
+        PEtab does not define are ignored.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    PEtabError
+        If a table contradicts itself, another table, or the model.
+    UnsupportedPEtabError
+        If the problem uses several models or extensions.
+    SBMLError
+        If the model cannot be read.
+    """
+    path = Path(path)
+    content = read_yaml(path)
+    version = str(required(path, content, "format_version"))
+    reader = _READERS.get(version.split(".")[0])
+    if reader is None:
+        raise UnsupportedPEtabError(f"{path}: format_version {version} is not supported, only {', '.join(_READERS)}")
+    make = functools.partial(Problem, rtol=rtol, atol=atol, engine=engine, max_steps=max_steps)
+    return reader(path, content, make)
