@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
     from kinbayes.problem import noise
-    from kinbayes.problem.observables import Experiment, Observable
+    from kinbayes.problem.observables import Experiment, Observable, Period
     from kinbayes.problem.parameters import Parameter
-    from kinbayes.problem.priors import Laplace, LogLaplace, LogNormal, LogUniform, Normal, Uniform
+    from kinbayes.problem.priors import (
+        Cauchy,
+        ChiSquare,
+        Exponential,
+        Gamma,
+        Laplace,
+        LogLaplace,
+        LogNormal,
+        LogUniform,
+        Normal,
+        Rayleigh,
+        Uniform,
+    )
     from kinbayes.problem.problem import Problem
     from kinbayes.results.store import load
     from kinbayes.results.summary import credible_intervals
@@ -31,8 +43,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Cauchy": "problem.priors",
+    "ChiSquare": "problem.priors",
     "Event": "model.model",
     "Experiment": "problem.observables",
+    "Exponential": "problem.priors",
+    "Gamma": "problem.priors",
     "Laplace": "problem.priors",
     "LogLaplace": "problem.priors",
     "LogNormal": "problem.priors",
@@ -41,7 +57,9 @@ _HOMES = {
     "Normal": "problem.priors",
     "Observable": "problem.observables",
     "Parameter": "problem.parameters",
+    "Period": "problem.observables",
     "Problem": "problem.problem",
+    "Rayleigh": "problem.priors",
     "Uniform": "problem.priors",
     "credible_intervals": "results.summary",
     "example": "examples",

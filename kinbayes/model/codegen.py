@@ -8,6 +8,7 @@ from jax.scipy.special import digamma, gammaln
 from jaxtyping import Array, ArrayLike
 
 from kinbayes.model.expressions import Expr, postorder
+from kinbayes.model.normal_tail import erfcx, log_normal_cdf
 
 
 class Program(NamedTuple):
@@ -54,6 +55,8 @@ _JAX: dict[str, Callable] = {
     "atanh": jnp.arctanh,
     "log_gamma": gammaln,
     "digamma": digamma,
+    "log_normal_cdf": log_normal_cdf,
+    "erfcx": erfcx,
     "min": jnp.minimum,
     "max": jnp.maximum,
     "lt": jnp.less,

@@ -152,6 +152,18 @@ def _digamma(x: np.ndarray | np.float64) -> np.ndarray | np.float64:
     return digamma(x)
 
 
+def _log_normal_cdf(x: np.ndarray | np.float64) -> np.ndarray | np.float64:
+    from scipy.special import log_ndtr
+
+    return log_ndtr(x)
+
+
+def _erfcx(x: np.ndarray | np.float64) -> np.ndarray | np.float64:
+    from scipy.special import erfcx
+
+    return erfcx(x)
+
+
 OPERATIONS: dict[str, Operation] = {
     "add": Operation(np.add, (lambda a, b: ONE, lambda a, b: ONE)),
     "sub": Operation(np.subtract, (lambda a, b: ONE, lambda a, b: const(-1.0))),
@@ -181,6 +193,11 @@ OPERATIONS: dict[str, Operation] = {
     "atanh": Operation(np.arctanh, (lambda a: 1 / (1 - a * a),)),
     "log_gamma": Operation(_log_gamma, (lambda a: apply("digamma", a),)),
     "digamma": Operation(_digamma, (lambda a: _no_derivative("digamma"),)),
+    # The normal density over the distribution function, without their quotient: both vanish far below 0.
+    "log_normal_cdf": Operation(
+        _log_normal_cdf, (lambda a: math.sqrt(2 / math.pi) / apply("erfcx", -math.sqrt(0.5) * a),)
+    ),
+    "erfcx": Operation(_erfcx, (lambda a: 2 * a * apply("erfcx", a) - 2 / math.sqrt(math.pi),)),
     "min": Operation(
         np.minimum,
         (lambda a, b: where(apply("le", a, b), 1, 0), lambda a, b: where(apply("le", a, b), 0, 1)),

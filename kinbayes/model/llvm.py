@@ -101,7 +101,12 @@ def _roots(function: Function) -> list[Expr]:
     return [root for array in function.outputs for root in array]
 
 
-_SPECIAL = {"log_gamma": "gammaln", "digamma": "__pyx_fuse_1psi"}
+_SPECIAL = {
+    "log_gamma": "gammaln",
+    "digamma": "__pyx_fuse_1psi",
+    "log_normal_cdf": "__pyx_fuse_1log_ndtr",
+    "erfcx": "__pyx_fuse_1erfcx",
+}
 
 # Operation -> function of doubles, and its number of arguments.
 _LIBRARY = {
@@ -121,6 +126,8 @@ _LIBRARY = {
     **{op: (op, 1) for op in ("tan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "asin", "acos", "atan")},
     "log_gamma": ("kinbayes_log_gamma", 1),
     "digamma": ("kinbayes_digamma", 1),
+    "log_normal_cdf": ("kinbayes_log_normal_cdf", 1),
+    "erfcx": ("kinbayes_erfcx", 1),
 }
 _ARITHMETIC = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _COMPARISONS = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}

@@ -37,6 +37,9 @@ class Event(NamedTuple):
         Whether the assignments are made although the trigger became false during the delay.
     keeps_values
         Whether the new values are computed when the event fires, or else when they are assigned.
+    comes_first
+        Whether it happens before any other event of its time looks at the states, as what an experiment changes does.
+        Such events stand before all others in a model.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Event(NamedTuple):
     is_true_before: bool = True
     is_persistent: bool = True
     keeps_values: bool = True
+    comes_first: bool = False
 
     @property
     def formulas(self) -> tuple[Expr, ...]:
@@ -116,6 +120,8 @@ class Model:
         names = [event.name for event in self.events]
         if len(set(names)) < len(names):
             raise ModelError(f"two events have the same name: {sorted(n for n in names if names.count(n) > 1)}")
+        if sorted(self.events, key=lambda event: not event.comes_first) != list(self.events):
+            raise ModelError("events that come first must stand before all others")
         for event in self.events:
             unknown = sorted(frozenset().union(*(e.symbols for e in event.formulas)) - set(known))
             if unknown:

@@ -15,10 +15,11 @@ from kinbayes.ode.numbers import (
     AT_START,
     AT_SWITCH,
     CROSS,
-    EQUILIBRATION,
+    EQUILIBRATES,
     FIRE,
     MAKE,
     MOVE,
+    PHASE,
     TAKE,
     Code,
     DerivativeInts,
@@ -138,7 +139,7 @@ def _event_derivatives(sources: int):
         work, part = _parts_of(memory, whole.parts), _event_parts_of(memory, own.event_parts)
         behind = _derivative_parts_of(memory, of_lanes.derivative_parts)
         n, blocks, tangents = sizes.states, own_sizes.blocks, behind.y
-        of_inputs = of_lanes.equilibration_tangent if work.moment[EQUILIBRATION] != 0.0 else of_lanes.input_tangent
+        of_inputs = of_lanes.equilibration_tangent if work.moment[PHASE] == EQUILIBRATES else of_lanes.input_tangent
         tangent = plus(of_inputs, lane * sizes.inputs)
         if kind == CROSS:
             _cross(code, work, part, own, behind, sizes, own_sizes, tangent)

@@ -1,7 +1,8 @@
 """Events along the steps of the kernel, which calls these loops by address: when a model jumps, and what happens then.
 
 The semantics are those of SBML Level 3 Version 2, section 4.11: all that is due at a moment is done one after the
-other, by priority, and each may make others fire.
+other, by priority, and each may make others fire. Before that come the changes that experiments make, the first events:
+no other event has seen the states before them.
 
 References
 ----------
@@ -21,13 +22,14 @@ from kinbayes.ode.numbers import (
     AT_ROOT,
     AT_START,
     AT_SWITCH,
-    EQUILIBRATION,
     FAILED,
     FIRE,
+    GOES_ON,
     JUMP,
     MAKE,
     MOVE,
     NEXT,
+    PHASE,
     PLACE,
     TAKE,
     TIME,
@@ -134,7 +136,7 @@ def _next_change(code, work, part, own, sizes, own_sizes, after, t, t_new):
 
 
 @jit
-def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
+def _watch(code, work, part, own, sizes, own_sizes, t, t_new):
     """Find the first moment of a step: where an event fires, or a mode changes that is in the derivatives."""
     modes = _modes(work, sizes, own_sizes)
     theta, num = 0.0, own_sizes.modes
@@ -152,7 +154,7 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
             is_moment = is_moment or (own.moves_rates[m] != 0 and modes[m] != part.kept[m])
         for p in range(own_sizes.pulses):
             is_moment = is_moment or _is_passed(part.sides[p], part.seen[num + p])
-        if own_sizes.events > 0 and not is_equilibration:
+        if own_sizes.events > 0:
             call(code[_FIRES], (work.point, work.constants, part.fires))
             for e in range(own_sizes.events):
                 is_moment = is_moment or (abs(part.fires[e]) > 0.0 and part.is_true[e] == 0.0)
@@ -163,7 +165,7 @@ def _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new):
             break
         for p in range(own_sizes.pulses):
             part.sides[p] = part.seen[num + p]
-        if own_sizes.events > 0 and not is_equilibration:
+        if own_sizes.events > 0:
             _fall(part, own, own_sizes)
     work.moment[PLACE] = theta
 
@@ -190,12 +192,12 @@ def _tell(kind, code, ints, floats, memory, lane, index, place):
 
 
 @jit
-def _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t):
-    """Look at all triggers; what has become true comes to wait."""
+def _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t, num_events):
+    """Look at the first triggers; what has become true comes to wait."""
     call(code[_FIRES], (work.y, work.constants, part.fires))
     _fall(part, own, own_sizes)
     is_assigned = False
-    for e in range(own_sizes.events):
+    for e in range(num_events):
         if part.is_true[e] == 0.0 and abs(part.fires[e]) > 0.0:
             part.is_true[e] = 1.0
             place = 0
@@ -219,11 +221,14 @@ def _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wante
 
 
 @jit
-def _choose(part, own_sizes, t):
-    """Return the place of what comes next at a time, or -1: by priority, by lot among equals, else by order."""
+def _choose(part, own_sizes, t, num_events):
+    """Return the place of what comes next at a time, or -1: by priority, by lot among equals, else by order.
+
+    Only the first events are asked.
+    """
     best, highest, num_equal = -1, -math.inf, 0.0
     for place in range(own_sizes.capacity):
-        if part.waiting[place] >= 0.0 and part.due[place] <= t * (1.0 + SAME_TIME):
+        if 0.0 <= part.waiting[place] < num_events and part.due[place] <= t * (1.0 + SAME_TIME):
             priority = part.fires[2 * own_sizes.events + int(part.waiting[place])]
             if best < 0 or priority > highest:
                 best, highest, num_equal = place, priority if priority > -math.inf else -math.inf, 1.0
@@ -238,11 +243,13 @@ def _choose(part, own_sizes, t):
 
 
 @jit
-def _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, is_wanted, t):
-    """Do all that is due at a time."""
-    _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t)
+def _happen(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t, sizes, num_events):
+    """Do all of the first events that is due at a time."""
+    if num_events == 0:
+        return
+    _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t, num_events)
     for count in range(_MOST + 1):
-        place = _choose(part, own_sizes, t)
+        place = _choose(part, own_sizes, t, num_events)
         if place < 0 or work.moment[FAILED] != 0.0:
             break
         if count == _MOST:
@@ -266,7 +273,7 @@ def _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes,
             part.sides[p] = sides[p]
         if is_wanted:
             _tell(MAKE, code, ints, floats, memory, lane, e, place)
-        _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t)
+        _fire(code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t, num_events)
 
 
 @jit
@@ -299,15 +306,15 @@ def _turn(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, i
 
 
 @jit
-def _prepare(code, work, part, own, sizes, own_sizes):
-    """Forget the lane before; nothing waits, and no trigger has been looked at."""
+def _prepare(code, work, part, own, sizes, own_sizes, goes_on):
+    """Forget the lane before; nothing waits, and unless it goes on from an equilibration, no trigger was looked at."""
     modes = _modes(work, sizes, own_sizes)
     for m in range(own_sizes.modes):
         modes[m] = 0.0
     _settle(code, work, part, sizes, own_sizes, work.y)
     for p in range(own_sizes.pulses):
         part.sides[p] = _UNKNOWN
-    for e in range(own_sizes.events):
+    for e in range(0 if goes_on else own_sizes.events):
         part.is_true[e] = own.is_true_before[e]
     for place in range(own_sizes.capacity):
         part.waiting[place] = -1.0
@@ -342,17 +349,16 @@ def _events(sources: int):
         whole, own = _ints_of(ints, ints), _event_ints_of(ints, plus(ints, _FIRST))
         sizes, own_sizes = _sizes_of(whole.sizes), _event_sizes_of(own.event_sizes)
         work, part = _parts_of(memory, whole.parts), _event_parts_of(memory, own.event_parts)
-        is_equilibration = work.moment[EQUILIBRATION] != 0.0
         if kind == WATCH:
             work.moment[PLACE] = _NONE + 0.0 * sources
             if own_sizes.modes > 0:
-                _watch(code, work, part, own, sizes, own_sizes, is_equilibration, t, t_new)
+                _watch(code, work, part, own, sizes, own_sizes, t, t_new)
         else:
             stop = t
             if kind == ARRIVE:
                 turn(code, work, sizes, t)
                 if t == 0.0:
-                    _prepare(code, work, part, own, sizes, own_sizes)
+                    _prepare(code, work, part, own, sizes, own_sizes, work.moment[PHASE] == GOES_ON)
             else:
                 stop = segment(code, work, sizes, t, t_new)
             if is_wanted and t > 0.0 and sizes.switches > 0:
@@ -360,8 +366,10 @@ def _events(sources: int):
                 none = plus(memory, 0)
                 call(code[_DERIVATIVES], (JUMP, code, ints, floats, memory, lane, 0, t, none, none))
             _turn(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, is_wanted, t)
-            if own_sizes.events > 0 and not is_equilibration:
-                _happen(code, ints, floats, memory, lane, work, part, own, sizes, own_sizes, is_wanted, t)
+            if own_sizes.events > 0:
+                about = (code, ints, floats, memory, lane, work, part, own, own_sizes, is_wanted, t)
+                _happen(*about, sizes, own_sizes.changes)
+                _happen(*about, sizes, own_sizes.events)
             work.moment[NEXT] = stop
             for place in range(own_sizes.capacity):
                 if part.waiting[place] >= 0.0:

@@ -35,7 +35,8 @@ from kinbayes.ode.numbers import (
 )
 from kinbayes.ode.segments import NEVER, segment
 from kinbayes.ode.status import Status
-from kinbayes.ode.steps import initial_step, is_at_rest, linearize, set_weights, stages
+from kinbayes.ode.steady_state import find, is_near_rest
+from kinbayes.ode.steps import initial_step, linearize, set_weights, stages
 
 _FACTOR, _SOLVE, _CHECK = (Code._fields.index(name) for name in ("factor", "solve", "check"))
 _DERIVATIVES, _EVENTS = Code._fields.index("derivatives"), Code._fields.index("events")
@@ -104,18 +105,35 @@ def _happen(kind, task, t, t_new):
 
 
 @jit
-def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, table, states):
-    """Integrate from time 0 and observe at the times `at` to `last`, or until nothing moves any more.
+def _observe_at(code, whole, real, work, task, at, theta, n, num, table, states, columns):
+    """Do the same for time `at`, at a place within the step, with the states and derivatives that are wanted."""
+    states_within(work, work.observed, n, theta)
+    total = _observe(code, whole, real, work, work.observed, at, table, columns)
+    differentiate(OBSERVE, task, at, theta)
+    if not is_null(states):
+        for i in range(num):
+            states[at * num + i] = work.observed[i]
+    return total
 
-    Returns the log likelihood, the status, the time reached, and the numbers of steps and of rejected ones.
+
+@jit
+def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, table, states):
+    """Integrate from time 0 and observe at the times `at` to `last`.
+
+    An equilibration, and a time that is infinite, are reached where nothing moves any more. Returns the log likelihood,
+    the status, the time reached, and the numbers of steps and of rejected ones.
     """
     n, num = sizes.states, sizes.states - sizes.has_time
     rtol, atol = real.tolerances[0], real.tolerances[1]
     y, u, f, jac, k = work.y, work.u, work.f, work.jac, work.stages
     m = (n + WIDTH - 1) // WIDTH * WIDTH
-    last_stage, observed = plus(k, (_NUM_STAGES - 1) * m), work.observed
+    last_stage = plus(k, (_NUM_STAGES - 1) * m)
     total, t, steps, rejected = 0.0, 0.0, 0, 0
-    end = NEVER if is_equilibration else real.times[last - 1]
+    num_times = last  # up to the last one that is finite
+    while num_times > at and real.times[num_times - 1] == math.inf:
+        num_times -= 1
+    goes_to_rest = is_equilibration or num_times < last
+    end = NEVER if goes_to_rest else real.times[last - 1]
     has_events = sizes.has_events != 0 and num > 0
     floors = work.floors
     for i in range(n):
@@ -129,14 +147,9 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
     while True:
         # Observe up to the new time: at first that of the start. What happens at that time comes before its rows.
         is_moment = has_events and not is_told and (is_cut or t_new >= stop)
-        while at < last and (real.times[at] < t_new or (real.times[at] == t_new and not is_moment)):
+        while at < num_times and (real.times[at] < t_new or (real.times[at] == t_new and not is_moment)):
             theta = (real.times[at] - t) * ih
-            states_within(work, observed, n, theta)
-            total += _observe(code, whole, real, work, observed, at, table, sizes.columns)
-            differentiate(OBSERVE, task, at, theta)
-            if not is_null(states):
-                for i in range(num):
-                    states[at * num + i] = observed[i]
+            total += _observe_at(code, whole, real, work, task, at, theta, n, num, table, states, sizes.columns)
             at += 1
         if is_new:
             if is_cut:
@@ -145,8 +158,8 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
                 differentiate(CUT, task, at, work.moment[PLACE])
             t, is_new = t_new, False
             set_weights(work, u, num, rtol, atol)
-            is_steady = is_equilibration and stop == end and not is_cut
-            is_steady = is_steady and is_at_rest(work, whole, sizes.entries, num, t, h)
+            is_steady = goes_to_rest and at == num_times and stop == end and not is_cut
+            is_steady = is_steady and is_near_rest(work, whole, sizes, t, h, rtol)
             differentiate(ADVANCE, task, at, t)
             for i in range(n):
                 y[i] = u[i]
@@ -156,13 +169,19 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
                 return total, _EVENTS_FAILED, t, steps, rejected
             ih, is_told = 0.0, True
             continue
+        is_steady = is_steady and find(code, work, whole, sizes, t, rtol)
         if is_steady and task.is_wanted:
             differentiate(REST, task, at, h)
             if work.row[0] == 0.0:
                 return total, _NO_STEADY_STATE, t, steps, rejected
         if is_steady or not t < end:
-            status = _NO_STEADY_STATE if is_equilibration and not is_steady and num > 0 else _OK
-            return total, status, t, steps, rejected
+            if goes_to_rest and not is_steady and num > 0:
+                return total, _NO_STEADY_STATE, t, steps, rejected
+            ih = 0.0
+            while at < last:
+                total += _observe_at(code, whole, real, work, task, at, 0.0, n, num, table, states, sizes.columns)
+                at += 1
+            return total, _OK, t, steps, rejected
         if t >= stop or is_cut:
             if has_events:
                 _happen(LEAVE, task, t, end)
@@ -193,7 +212,8 @@ def integrate(code, sizes, whole, real, work, task, is_equilibration, at, last, 
             continue
         while True:
             if steps == sizes.max_steps:
-                return total, _MAX_STEPS, t, steps, rejected
+                status = _NO_STEADY_STATE if goes_to_rest and at == num_times else _MAX_STEPS
+                return total, status, t, steps, rejected
             is_at_stop = t + 1.0001 * h >= stop
             if is_at_stop:
                 h = stop - t

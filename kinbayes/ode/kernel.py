@@ -26,10 +26,13 @@ from kinbayes.ode.memory import Parts
 from kinbayes.ode.numbers import (
     BEGIN,
     END,
-    EQUILIBRATION,
+    EQUILIBRATES,
     GO_ON,
+    GOES_ON,
     NUM_INTS,
     NUM_LANE_COLUMNS,
+    PHASE,
+    STARTS,
     WIDTH,
     Code,
     Floats,
@@ -64,7 +67,7 @@ def _lane(code, sizes, whole, real, work, task, lane, table, states):
     is_equilibration = is_equilibrated
     steps = rejected = 0
     while True:
-        work.moment[EQUILIBRATION] = 1.0 if is_equilibration else 0.0
+        work.moment[PHASE] = EQUILIBRATES if is_equilibration else GOES_ON if is_equilibrated else STARTS
         if is_equilibration:
             _start(
                 code,
@@ -100,6 +103,17 @@ def _lane(code, sizes, whole, real, work, task, lane, table, states):
     if status == _OK:
         differentiate(END, task, 0, 0.0)
     return total, status, t, steps, rejected
+
+
+@inline
+def _moving(work, num):
+    """Return which state moves most for its size, or -1 where none moves."""
+    found, most = -1.0, 0.0
+    for i in range(num):
+        speed = abs(work.f[i]) / max(abs(work.y[i]), work.floors[i])
+        if speed > most:
+            found, most = float(i), speed
+    return found
 
 
 # ---- many lanes
@@ -177,6 +191,8 @@ def _kernel(sources: int) -> Callable:
             else:
                 told = plus(lanes, task * NUM_LANE_COLUMNS)
                 told[0], told[1], told[2], told[3], told[4] = total, status, t, steps, rejected
+                told[5] = -1.0 if status == _OK else _moving(work, num_states)
+                told[6] = 0.0 if told[5] < 0.0 else work.f[int(told[5])]
         free(allocated)
 
     return evaluate

@@ -152,6 +152,7 @@ def _event_sizes(found: Equations) -> EventSizes:
         modes=len(moments.modes),
         pulses=len(moments.pulses),
         events=len(moments.triggers),
+        changes=sum(event.comes_first for event in found.events),
         assignments=len(moments.values),
         most=max((b - a for a, b in itertools.pairwise(moments.first)), default=0) or 1,
         capacity=_ROOM + 4 * len(moments.triggers),
@@ -266,13 +267,18 @@ def _stage(rhs: Sequence[Expr], states: Sequence[str], constants: Sequence[str],
 
 
 class Lanes(NamedTuple):
-    """What became of every lane: its log likelihood, status, the time it reached, and its steps."""
+    """What became of every lane: its log likelihood, status, the time it reached, and its steps.
+
+    Where it failed, also the state that moves most for its size, and its derivative there; else -1 and 0.
+    """
 
     log_likelihood: Float[np.ndarray, "n lanes"]
     status: Int[np.ndarray, "n lanes"]
     time: Float[np.ndarray, "n lanes"]
     steps: Int[np.ndarray, "n lanes"]
     rejected: Int[np.ndarray, "n lanes"]
+    moving: Int[np.ndarray, "n lanes"]
+    rate: Float[np.ndarray, "n lanes"]
 
 
 def total(lanes: Lanes) -> Float[np.ndarray, " n"]:
@@ -353,8 +359,9 @@ def simulated(
         _evaluate(*run)
         for other in others:
             other.result()
-    value, status, time, steps, rejected = np.moveaxis(lanes, -1, 0)
-    found = Lanes(value, status.astype(int), time, steps.astype(int), rejected.astype(int))
+    value, status, time, steps, rejected, moving, rate = np.moveaxis(lanes, -1, 0)
+    status, steps, rejected, moving = (part.astype(int) for part in (status, steps, rejected, moving))
+    found = Lanes(value, status, time, steps, rejected, moving, rate)
     return Simulated(found, rows, states, gradients, slopes)
 
 

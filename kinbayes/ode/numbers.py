@@ -84,6 +84,7 @@ class EventSizes(NamedTuple):
     modes: int
     pulses: int
     events: int
+    changes: int  # events that come before all others of their time; these stand first
     assignments: int
     most: int  # assignments of an event
     capacity: int  # of the list of events that wait
@@ -193,8 +194,9 @@ BEGIN, GO_ON, STEP, REST, OBSERVE, CUT, ADVANCE, JUMP, END = range(9)
 # For what it calls the loops of events.
 WATCH, ARRIVE, LEAVE = range(3)
 # What they tell: the place within the step of the next moment, or 2; its time; when something is due next; whether they
-# fail. And what all are told: whether this is an equilibration.
-PLACE, TIME, NEXT, FAILED, EQUILIBRATION = range(5)
+# fail. And what all are told: one of the next line.
+PLACE, TIME, NEXT, FAILED, PHASE = range(5)
+STARTS, EQUILIBRATES, GOES_ON = range(3)  # without an equilibration, in one, after it
 # For what these call the loops that move tangents.
 AT_START, AT_SWITCH, AT_ROOT, MOVE, FIRE, TAKE, MAKE, CROSS = range(8)
 
@@ -207,6 +209,8 @@ class LaneColumns(NamedTuple):
     time: int = 2  # that was reached
     steps: int = 3
     rejected: int = 4
+    moving: int = 5  # where it failed, the state that moves most for its size, else -1
+    rate: int = 6  # its derivative
 
 
 WIDTH = 8  # numbers of a vector: all stages, or tangents of a block; parts of memory are made of whole ones
@@ -220,7 +224,9 @@ NUM_OFFSETS = NUM_INTS + 1 + NUM_FLOATS + 1
 
 METHOD = np.stack([A, C])
 NO_DERIVATIVES, NO_EVENTS = DerivativeInts(), EventInts()
-NO_EVENT_SIZES = EventSizes(modes=0, pulses=0, events=0, assignments=0, most=1, capacity=0, samples=0, watched=0)
+NO_EVENT_SIZES = EventSizes(
+    modes=0, pulses=0, events=0, changes=0, assignments=0, most=1, capacity=0, samples=0, watched=0
+)
 
 
 def pack(

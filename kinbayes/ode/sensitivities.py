@@ -31,12 +31,13 @@ from kinbayes.ode.numbers import (
     CROSS,
     CUT,
     END,
-    EQUILIBRATION,
+    EQUILIBRATES,
     GO_ON,
     JUMP,
     NUM_CODE,
     NUM_INTS,
     OBSERVE,
+    PHASE,
     REST,
     STEP,
     Code,
@@ -290,7 +291,7 @@ def _derivatives(sources: int):
         sizes, own_sizes = _sizes_of(whole.sizes), _derivative_sizes_of(own.derivative_sizes)
         work, part = _parts_of(memory, whole.parts), _derivative_parts_of(memory, own.derivative_parts)
         blocks, n = own_sizes.blocks, sizes.states
-        is_equilibration = work.moment[EQUILIBRATION] != 0.0
+        is_equilibration = work.moment[PHASE] == EQUILIBRATES
         tangent = own.equilibration_tangent if is_equilibration else own.input_tangent
         places = own.equilibration_place if is_equilibration else own.source_place
         places = plus(places, lane * own_sizes.sources)

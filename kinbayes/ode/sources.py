@@ -20,6 +20,7 @@ _FILES = (
     "segments.py",
     "sensitivities.py",
     "status.py",
+    "steady_state.py",
     "steps.py",
     "tableau.py",
 )

@@ -25,7 +25,7 @@ _ADVICE = {
     Status.MAX_STEPS: "the solver used all its steps; loosen rtol and atol, raise max_steps, or narrow the bounds",
     Status.NOT_FINITE: "the solution or an observable became infinite or NaN; check signs, units and bounds",
     Status.STEP_TOO_SMALL: "the step size shrank to nothing: a singularity or a jump; check the model near that time",
-    Status.NO_STEADY_STATE: "the pre-equilibration came to no rest; look in its experiment for a state that only grows",
+    Status.NO_STEADY_STATE: "no steady state was reached; look for a state that only grows, or raise max_steps",
     Status.EVENTS_FAILED: "events fire without end, too many wait, or a delay is negative; check triggers and delays",
     Status.SOLVER_FAILED: "an implicit step could not be solved; loosen rtol and atol or narrow the bounds",
 }

@@ -17,7 +17,6 @@ _LARGEST = 1e300
 # Of a state beside the largest one, below which its own size no longer lowers its absolute tolerance: on published
 # problems 1e-6 took a quarter more steps for the same accuracy.
 _SMALLEST_SIZE = 1e-3
-_STEADY = 0.1  # part of its tolerance that a state at rest may still move
 
 
 @jit
@@ -34,22 +33,6 @@ def linearize(code, work, y, num_states, num_entries):
     for e in range(num_entries):
         work.jac[e] = work.jac[e] if abs(work.jac[e]) <= _LARGEST else 0.0
     return is_finite
-
-
-@jit
-def is_at_rest(work, whole, num_entries, num, t, h):
-    """Return whether the step of size `h` to time `t` found every state at rest.
-
-    No state moved while time nearly doubled, and none is bound to move within its own time scale.
-    """
-    is_steady = t > 0.0 and 2.0 * h >= t
-    for i in range(num):
-        is_steady = is_steady and abs(work.u[i] - work.y[i]) <= _STEADY * work.weights[i]
-    for e in range(num_entries if is_steady else 0):
-        i = whole.entry_rows[e]
-        if i == whole.entry_columns[e] and i < num:
-            is_steady = is_steady and abs(work.f[i]) <= _STEADY * work.weights[i] * abs(work.jac[e])
-    return is_steady
 
 
 @inline

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from kinbayes.model.codegen import to_jax
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData
-from kinbayes.problem.likelihood import MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
+from kinbayes.problem.likelihood import CENSORING, MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
 from kinbayes.problem.parameters import jax_natural
 
 
@@ -35,7 +35,7 @@ def jax_likelihood(likelihood: Likelihood, *, max_steps: int) -> JaxLikelihood:
     start_fn = to_jax(
         [likelihood.start[n] for n in (*model.states, *model.parameters)], (*likelihood.start_inputs, "time")
     )
-    names = ("time", *model.states, *model.parameters, *likelihood.extra, MEASUREMENT)
+    names = ("time", *model.states, *model.parameters, *likelihood.extra, MEASUREMENT, CENSORING)
     row_fns = [
         to_jax([row.prediction, row.log_density, *row.settings], (*names, *own))
         for row, own in zip(likelihood.rows, slots.placeholders.values(), strict=True)
@@ -62,7 +62,7 @@ def jax_likelihood(likelihood: Likelihood, *, max_steps: int) -> JaxLikelihood:
         parts = []
         for row_fn, row in zip(row_fns, data.rows, strict=True):
             at_rows = (*states[row.lane, row.time_index].T, *constants[row.lane].T, *extra[:, row.lane])
-            found = row_fn(row.time, *at_rows, row.measurement, *row.placeholders.values(theta))
+            found = row_fn(row.time, *at_rows, row.measurement, row.censoring, *row.placeholders.values(theta))
             columns = [*found, *[0.0] * (2 + MOST_SETTINGS - len(found))]
             parts.append(jnp.stack([jnp.broadcast_to(c, row.time.shape) for c in columns], axis=-1))
         table = jnp.concatenate(parts)[data.order]

@@ -14,7 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kinbayes.model.model import Model, ModelError
+from kinbayes.problem.noise import CENSORING
 from kinbayes.problem.observables import DataError, Experiment, Measurement
+from kinbayes.problem.periods import START, chosen, without_periods
 
 
 class Source(NamedTuple):
@@ -37,6 +39,7 @@ class RowData(NamedTuple):
     time: Float[Array | np.ndarray, " rows"]
     placeholders: Source  # (placeholders, rows)
     measurement: Float[Array | np.ndarray, " rows"]
+    censoring: Float[Array | np.ndarray, " rows"]  # -1: the true value lies below the measurement, 1: above, else 0
 
 
 class EquilibrationData(NamedTuple):
@@ -60,7 +63,10 @@ class EquilibrationData(NamedTuple):
 
 
 class LikelihoodData(NamedTuple):
-    """The numbers of a likelihood, a pytree. Every lane starts at time 0, after its pre-equilibration if it has one."""
+    """The numbers of a likelihood, a pytree.
+
+    Every lane starts at time 0, after its pre-equilibration if it has one; its times count from there.
+    """
 
     inputs: Source  # (inputs, lanes)
     is_given: Float[Array | np.ndarray, "sometimes lanes"]
@@ -131,7 +137,9 @@ def layout(
     for experiment in experiments:
         _check_experiment(slots.model, values, experiment, lanes)
     lane_of = {lane: k for k, lane in enumerate(lanes)}
-    lane_times = [sorted({m.time for m in measurements if _lane(m) == lane}) for lane in lanes]
+    named = {e.name: e for e in experiments}
+    start = {lane: float(named[lane.experiment].values.get(START, 0.0)) for lane in lanes}
+    lane_times = [sorted({m.time - start[lane] for m in measurements if _lane(m) == lane}) for lane in lanes]
     most = max(len(t) for t in lane_times)
     times = np.array([t + [t[-1]] * (most - len(t)) for t in lane_times])
     time_index = [{t: k for k, t in enumerate(ts)} for ts in lane_times]
@@ -140,21 +148,22 @@ def layout(
     for (observable, own), group in zip(slots.placeholders.items(), groups, strict=True):
         members = [measurements[r] for r in group]
         own_lanes = [lane_of[_lane(m)] for m in members]
+        own_times = [m.time - start[_lane(m)] for m in members]
         cells = [values.cells(observable, own, r, measurements[r]) for r in group]
         row_data.append(
             RowData(
                 _whole(own_lanes),
-                _whole([time_index[k][m.time] for k, m in zip(own_lanes, members, strict=True)]),
-                _real([m.time for m in members]),
+                _whole([time_index[k][t] for k, t in zip(own_lanes, own_times, strict=True)]),
+                _real(own_times),
                 values.source([[row[k] for row in cells] for k in range(len(own))], len(group)),
                 _real([m.value for m in members]),
+                _real([CENSORING[m.censoring] for m in members]),
             )
         )
     order = np.argsort(np.array([r for group in groups for r in group]), kind="stable")
-    named = {e.name: e for e in experiments}
     simulated = [named[lane.experiment] for lane in lanes]
-    equilibrated = [named[lane.preequilibration or lane.experiment] for lane in lanes]
-    is_reset = [[n in e.given for n in slots.model.states] for e in simulated]
+    equilibrated = [without_periods(named[lane.preequilibration or lane.experiment]) for lane in lanes]
+    is_reset = [[not e.given.isdisjoint((n, chosen(n))) for n in slots.model.states] for e in simulated]
     return LikelihoodData(
         *_conditions(slots, values, simulated),
         EquilibrationData(

@@ -1,18 +1,20 @@
 """What a likelihood computes, as expressions: the start of every lane, and the log density of a measurement."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from kinbayes.model.expressions import Expr, substitute, symbol
+from kinbayes.model.expressions import ZERO, Expr, apply, substitute, symbol, where
 from kinbayes.model.formula import FormulaError, parse
 from kinbayes.model.model import Model, ModelError
 from kinbayes.problem.layout import Slots
 from kinbayes.problem.observables import Measurement, Observable
+from kinbayes.problem.periods import clock
 
-MEASUREMENT = "the measurement"  # a symbol; no file can use this name
+MEASUREMENT, CENSORING = "the measurement", "its censoring"  # symbols; no file can use these names
 MOST_SETTINGS = 2  # of any noise family
 
 
@@ -42,7 +44,7 @@ class Declaration(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The formulas of one observable, in the names of the model, `extra`, the placeholders and `MEASUREMENT`."""
+    """The formulas of one observable, in the names of the model, `extra`, the placeholders and `row_constants`."""
 
     log_density: Expr
     prediction: Expr
@@ -66,6 +68,9 @@ class Likelihood(NamedTuple):
         The start of every state and the value of every parameter of the model, in the symbols of `start_inputs`.
     rows
         The formulas of every observable.
+    row_constants
+        The symbols of the numbers that every measurement brings: its time, `MEASUREMENT`, and where measurements may be
+        censored `CENSORING`, -1, 0 or 1 as in `RowData`.
     """
 
     model: Model
@@ -74,6 +79,7 @@ class Likelihood(NamedTuple):
     extra: tuple[str, ...]
     start: Mapping[str, Expr]
     rows: tuple[Row, ...]
+    row_constants: tuple[str, ...]
 
     @property
     def start_inputs(self) -> tuple[str, ...]:
@@ -88,6 +94,8 @@ def likelihood(
     declarations: Sequence[Declaration],
     observables: Sequence[Observable],
     given: Sequence[frozenset[str]],
+    *,
+    is_censored: bool,
 ) -> Likelihood:
     """Return the expressions of a likelihood.
 
@@ -99,6 +107,8 @@ def likelihood(
         The parameters, in order.
     given
         One set an experiment: the names that it sets.
+    is_censored
+        Whether measurements may be censored.
 
     Raises
     ------
@@ -123,7 +133,11 @@ def likelihood(
     always = [n for n in slots.inputs if n not in slots.sometimes and n not in extra]
     rows = []
     for observable, (prediction, *settings) in zip(observables, formulas, strict=True):
-        density = observable.noise.log_density(symbol(MEASUREMENT), prediction, *settings)
+        noise = observable.noise
+        density = noise.log_density(symbol(MEASUREMENT), prediction, *settings)
+        if is_censored and noise.is_censorable:
+            log_mass = noise.log_mass(symbol(CENSORING), symbol(MEASUREMENT), prediction, *settings)
+            density = where(apply("eq", symbol(CENSORING), ZERO), density, log_mass)
         rows.append(Row(density, prediction, tuple(settings)))
     return Likelihood(
         model,
@@ -132,11 +146,12 @@ def likelihood(
         extra,
         model.initial_values(always, slots.sometimes),
         tuple(rows),
+        ("time", MEASUREMENT, CENSORING) if is_censored else ("time", MEASUREMENT),
     )
 
 
-def refuse_equilibration(measurements: Sequence[Measurement]) -> None:
-    """Refuse measurements that come after a pre-equilibration: the functions here would start without it.
+def refuse_steady_states(measurements: Sequence[Measurement]) -> None:
+    """Refuse measurements of a steady state, or after one: the functions here know none.
 
     Raises
     ------
@@ -148,6 +163,11 @@ def refuse_equilibration(measurements: Sequence[Measurement]) -> None:
             raise ModelError(
                 f"the JAX engine cannot pre-equilibrate the model under experiment {m.preequilibration!r}, as the data "
                 f"of {m.experiment!r} ask for; use engine='native'"
+            )
+        if math.isinf(m.time):
+            raise ModelError(
+                f"the JAX engine cannot find the steady state at which {m.observable!r} was measured under experiment "
+                f"{m.experiment!r}; use engine='native'"
             )
 
 
@@ -171,7 +191,8 @@ def _formulas(model: Model, observable: Observable) -> list[Expr]:
     except FormulaError as error:
         raise FormulaError(f"observable {observable.name!r}: {error}") from error
     own: Mapping[str, Expr] = {} if observable.name in model.initial else {observable.name: prediction}
-    return substitute([prediction, *substitute(settings, own)], model.expressions)
+    formulas = substitute([prediction, *substitute(settings, own)], {"time": clock(model)})
+    return substitute(formulas, model.expressions)
 
 
 def placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:

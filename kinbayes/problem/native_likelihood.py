@@ -12,10 +12,8 @@ from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints
 from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
 from kinbayes.problem.layout import LikelihoodData, Source
-from kinbayes.problem.likelihood import MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
+from kinbayes.problem.likelihood import MOST_SETTINGS, Likelihood, Rows
 from kinbayes.problem.parameters import LOG_FACTORS
-
-CONSTANT_ARGUMENTS = ("time", MEASUREMENT)
 
 
 def observers(likelihood: Likelihood) -> list[Observer]:
@@ -23,8 +21,8 @@ def observers(likelihood: Likelihood) -> list[Observer]:
     return [
         Observer(
             (row.log_density, row.prediction, *row.settings, *[ZERO] * (MOST_SETTINGS - len(row.settings))),
-            (*CONSTANT_ARGUMENTS, *own, *likelihood.extra),
-            len(CONSTANT_ARGUMENTS),
+            (*likelihood.row_constants, *own, *likelihood.extra),
+            len(likelihood.row_constants),
         )
         for row, own in zip(likelihood.rows, likelihood.slots.placeholders.values(), strict=True)
     ]
@@ -117,7 +115,8 @@ def _rows(
     for observable, row in enumerate(data.rows):
         lanes, indices = np.asarray(row.lane).tolist(), np.asarray(row.time_index).tolist()
         own = _pairs(row.placeholders)
-        plain = np.stack([row.time, row.measurement], axis=-1).tolist()
+        columns = (row.time, row.measurement, row.censoring)[: len(likelihood.row_constants)]
+        plain = np.stack(columns, axis=-1).tolist()
         for k, (lane, index, constants) in enumerate(zip(lanes, indices, plain, strict=True)):
             arguments = [(-1, c) for c in constants] + [line[k] for line in own] + [inputs[e][lane] for e in extra]
             found.append((int(first_times[lane]) + index, int(place[len(found)]), observable, arguments))

@@ -2,6 +2,9 @@
 
 A density may be stated on a transformation of the measurement; its Jacobian is kept, so that log likelihoods are
 densities of the measurements as they stand in the data and compare across transformations.
+
+A censored measurement is a limit that the true value lies below or above. Its density is the mass of that side, which is
+the same on every transformation.
 """
 
 import math
@@ -12,10 +15,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from kinbayes.model.expressions import Expr, apply
+from kinbayes.model.expressions import ONE, ZERO, Expr, apply, where
 
 Transformation = Literal["lin", "log", "log10"]
 TRANSFORMATIONS = ("lin", "log", "log10")
+CENSORING = {"": 0.0, "below": -1.0, "above": 1.0}  # where the true value lies, and the number that stands for it
 Column = Float[np.ndarray, "..."]
 
 
@@ -29,6 +33,8 @@ class Family(NamedTuple):
     # and settings by place, where it is not 0; None where it has no closed form
     scale: Callable[..., Expr]
     information: Callable[..., dict[tuple[int, int], Expr | None]]
+    # (side, deviation over the scale) -> the log of the mass below (side -1) or above (1); None where it has no form
+    log_mass: Callable[[Expr, Expr], Expr] | None = None
 
 
 def _normal(y: Expr, prediction: Expr, sd: Expr) -> Expr:
@@ -62,6 +68,17 @@ def _student_t_information(m: Expr, scale: Expr, nu: Expr) -> dict[tuple[int, in
     }
 
 
+def _normal_log_mass(side: Expr, z: Expr) -> Expr:
+    return apply("log_normal_cdf", -side * z)
+
+
+def _laplace_log_mass(side: Expr, z: Expr) -> Expr:
+    into = -side * z  # how far the limit lies inside the side that is meant
+    half = 0.5 * apply("exp", -apply("abs", into))
+    # log(1 - h) = -2 artanh(h / (2 - h)), which keeps the digits of a small h
+    return where(apply("le", into, ZERO), into - math.log(2), -2 * apply("atanh", half / (2 - half)))
+
+
 FAMILIES: dict[str, Family] = {
     "normal": Family(
         ("sd",),
@@ -69,6 +86,7 @@ FAMILIES: dict[str, Family] = {
         lambda rng, m, sd: rng.normal(m, sd),
         lambda m, sd: sd,
         lambda m, sd: {(0, 0): 1 / (sd * sd), (1, 1): 2 / (sd * sd)},
+        _normal_log_mass,
     ),
     "laplace": Family(
         ("scale",),
@@ -76,6 +94,7 @@ FAMILIES: dict[str, Family] = {
         lambda rng, m, scale: rng.laplace(m, scale),
         lambda m, scale: scale,
         lambda m, scale: {(0, 0): 1 / (scale * scale), (1, 1): 1 / (scale * scale)},
+        _laplace_log_mass,
     ),
     "student_t": Family(
         ("scale", "degrees_of_freedom"),
@@ -128,6 +147,21 @@ class Noise:
         log = self.transformation
         jacobian = apply("log", measurement) + (math.log(math.log(10)) if log == "log10" else 0.0)
         return family.log_density(apply(log, measurement), apply(log, prediction), *settings) - jacobian
+
+    @property
+    def is_censorable(self) -> bool:
+        """Whether measurements may be censored."""
+        return FAMILIES[self.family].log_mass is not None
+
+    def log_mass(self, side: Expr, limit: Expr, prediction: Expr, *settings: Expr) -> Expr:
+        """Return the log of the probability that a measurement lies below (side -1) or above (side 1) a limit."""
+        return FAMILIES[self.family].log_mass(side, self.residual(limit, prediction, *settings))
+
+    def censored_residual(self, side: Expr, limit: Expr, prediction: Expr, *settings: Expr) -> Expr:
+        """Return the root of -2 `log_mass`, with the sign of the side: half its square is the loss."""
+        log_mass = self.log_mass(side, limit, prediction, *settings)
+        is_felt = apply("lt", log_mass, ZERO)
+        return side * where(is_felt, apply("sqrt", where(is_felt, -2 * log_mass, ONE)), ZERO)
 
     def residual(self, measurement: Expr, prediction: Expr, *settings: Expr) -> Expr:
         """Return how far a measurement is from its prediction, on the transformation, beside the noise's scale."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kinbayes.problem.noise import Noise
+from kinbayes.problem.noise import CENSORING, Noise
 
 
 class DataError(ValueError):
@@ -87,7 +87,8 @@ class Measurement(NamedTuple):
     """One row of the data.
 
     `preequilibration` names the experiment under which the model is brought to its steady state before time 0,
-    where `experiment` begins; it is empty where there is none.
+    where `experiment` begins; it is empty where there is none. `censoring` is `below` or `above` where all that is
+    known is that the true value lies below or above `value`, else empty.
     """
 
     observable: str
@@ -97,6 +98,7 @@ class Measurement(NamedTuple):
     observable_parameters: tuple[str, ...]
     noise_parameters: tuple[str, ...]
     preequilibration: str = ""
+    censoring: str = ""
 
 
 class _Cells(NamedTuple):
@@ -115,14 +117,14 @@ class _Cells(NamedTuple):
         is_empty = cell is None or cell is pd.NA or cell is pd.NaT or cell != cell
         return "" if is_empty or not str(cell).strip() else str(cell)
 
-    def number(self, row: int, column: str) -> float:
-        """Return a cell as a finite number."""
+    def number(self, row: int, column: str, most: float = math.nan) -> float:
+        """Return a cell as a number, which is finite or `most`."""
         cell = self.columns[column][row]
         try:
             value = float(cell)
         except (TypeError, ValueError):
             value = math.nan
-        if not math.isfinite(value):
+        if not math.isfinite(value) and value != most:
             shown = repr(cell) if isinstance(cell, str) else cell
             raise DataError(
                 f"{self.place(row, column)}: {shown} is no finite number; correct the cell or remove the row"
@@ -148,8 +150,9 @@ def measurements(
 
     `simulationConditionId` may be absent where there is one experiment. `preequilibrationConditionId`, absent or
     empty where there is no pre-equilibration, names the experiment under which it happens. `observableParameters`
-    and `noiseParameters` hold values for the placeholders, separated by semicolons. An index named `place` says
-    where each row was read, for messages.
+    and `noiseParameters` hold values for the placeholders, separated by semicolons. `censoring`, absent or empty where
+    a number was measured, is `below` or `above` where `measurement` is a limit that the true value lies below or
+    above; PEtab does not have this column. An index named `place` says where each row was read, for messages.
 
     Raises
     ------
@@ -162,12 +165,13 @@ def measurements(
             raise DataError(f"data: the column {column!r} is missing; it has {list(table.columns)}")
     if table.empty:
         raise DataError("data: there are no measurements")
-    experiment_names = {e.name: None for e in experiments}
+    starts = {e.name: e.start for e in experiments}
     names = {
         "observableId": {o.name: None for o in observables},
-        "simulationConditionId": experiment_names,
-        "preequilibrationConditionId": experiment_names,
+        "simulationConditionId": starts,
+        "preequilibrationConditionId": starts,
     }
+    noises = {o.name: o.noise for o in observables}
     cells = _cells(table)
     rows = []
     for row in range(len(table)):
@@ -177,19 +181,38 @@ def measurements(
             if is_filled and str(cells.columns[column][row]) not in known:
                 unknown = cells.columns[column][row]
                 raise DataError(f"{cells.place(row, column)}: unknown {unknown!r}; known are {list(known)}")
-        time = cells.number(row, "time")
-        if time < 0:
-            raise DataError(f"{cells.place(row, 'time')}: {time} lies before the start at time 0")
         has_experiment = "simulationConditionId" in cells.columns
+        experiment = str(cells.columns["simulationConditionId"][row]) if has_experiment else experiments[0].name
+        time = cells.number(row, "time", most=math.inf)
+        if time < starts[experiment]:
+            raise DataError(
+                f"{cells.place(row, 'time')}: {time} lies before the start of {experiment!r} at time "
+                f"{starts[experiment]:g}"
+            )
         rows.append(
             Measurement(
                 str(cells.columns["observableId"][row]),
-                str(cells.columns["simulationConditionId"][row]) if has_experiment else experiments[0].name,
+                experiment,
                 time,
                 cells.number(row, "measurement"),
                 cells.split(row, "observableParameters"),
                 cells.split(row, "noiseParameters"),
                 preequilibration,
+                _censoring(cells, row, noises),
             )
         )
     return rows
+
+
+def _censoring(cells: _Cells, row: int, noises: Mapping[str, Noise]) -> str:
+    word = cells.text(row, "censoring").strip()
+    place = cells.place(row, "censoring")
+    if word not in CENSORING:
+        raise DataError(f"{place}: unknown {word!r}; choose from {[w for w in CENSORING if w]}, or leave it empty")
+    observable = cells.text(row, "observableId")
+    if word and not noises[observable].is_censorable:
+        raise DataError(
+            f"{place}: observable {observable!r} has {noises[observable].family} noise; a censored measurement needs "
+            "normal, log-normal or laplace noise"
+        )
+    return word

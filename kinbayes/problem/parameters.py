@@ -34,7 +34,7 @@ class Parameter:
         The prior. None means uniform on the parameter's scale between finite bounds; with an open bound it is
         improper, which can be optimized but not sampled.
     scale
-        The scale on which the parameter moves; by default `log10` for priors of positive quantities, else `lin`.
+        The scale on which the parameter moves; by default `log10` for priors stated on a logarithm, else `lin`.
     lower, upper
         Bounds in natural values; by default the prior's own support.
     nominal

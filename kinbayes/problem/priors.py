@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from kinbayes.model.expressions import Expr, apply
+from kinbayes.model.expressions import ONE, ZERO, Expr, apply, const, where
 
 On = Literal["natural", "scaled"]
 
@@ -42,6 +42,14 @@ def _positive(name: str, value: float) -> None:
 def _ordered(low: float, high: float) -> None:
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"a uniform prior from {low} to {high}: both must be finite and the first the smaller one")
+
+
+def _log_power(x: Expr, exponent: Expr) -> Expr:
+    """Return log(x**exponent) for x > 0. At x = 0 it is 0 if the exponent is, else -inf: poles count as outside."""
+    is_positive = apply("gt", x, ZERO)
+    # The logarithm sees a harmless argument where it is not taken, so that no derivative becomes NaN.
+    logarithm = apply("log", where(is_positive, x, ONE))
+    return where(is_positive, exponent * logarithm, where(apply("eq", exponent, ZERO), ZERO, -math.inf))
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,152 @@ class LogLaplace:
         from scipy import stats
 
         return stats.loglaplace(1 / self.scale, scale=math.exp(self.location))
+
+
+@dataclass(frozen=True)
+class Cauchy:
+    """Cauchy with a location and a scale (half the distance between the quartiles)."""
+
+    location: float
+    scale: float
+    on: On = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the scale of a Cauchy prior", self.scale)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.location, self.scale)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (-math.inf, math.inf)
+
+    @staticmethod
+    def log_density(x: Expr, location: Expr, scale: Expr) -> Expr:
+        z = (x - location) / scale
+        return -apply("log", 1 + z * z) - apply("log", math.pi * scale)
+
+    def distribution(self):
+        from scipy import stats
+
+        return stats.cauchy(self.location, self.scale)
+
+
+@dataclass(frozen=True)
+class Gamma:
+    """Gamma with a shape and a scale: mean shape · scale. Below a shape of 1 the pole at 0 counts as outside."""
+
+    shape: float
+    scale: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the shape of a gamma prior", self.shape)
+        _positive("the scale of a gamma prior", self.scale)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.shape, self.scale)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
+    @staticmethod
+    def log_density(x: Expr, shape: Expr, scale: Expr) -> Expr:
+        z = x / scale
+        return _log_power(z, shape - 1) - z - apply("log_gamma", shape) - apply("log", scale)
+
+    def distribution(self):
+        from scipy import stats
+
+        return stats.gamma(self.shape, scale=self.scale)
+
+
+@dataclass(frozen=True)
+class ChiSquare:
+    """Chi-square with its degrees of freedom. Below 2 of them the pole at 0 counts as outside."""
+
+    degrees_of_freedom: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the degrees of freedom of a chi-square prior", self.degrees_of_freedom)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.degrees_of_freedom,)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
+    @staticmethod
+    def log_density(x: Expr, degrees_of_freedom: Expr) -> Expr:
+        return Gamma.log_density(x, degrees_of_freedom / 2, const(2))
+
+    def distribution(self):
+        from scipy import stats
+
+        return stats.chi2(self.degrees_of_freedom)
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Exponential with a scale, which is its mean (the inverse of the rate)."""
+
+    scale: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the scale of an exponential prior", self.scale)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.scale,)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
+    @staticmethod
+    def log_density(x: Expr, scale: Expr) -> Expr:
+        return -x / scale - apply("log", scale)
+
+    def distribution(self):
+        from scipy import stats
+
+        return stats.expon(scale=self.scale)
+
+
+@dataclass(frozen=True)
+class Rayleigh:
+    """Rayleigh with a scale, where its mode is."""
+
+    scale: float
+    on: Literal["natural"] = "natural"
+
+    def __post_init__(self) -> None:
+        _positive("the scale of a Rayleigh prior", self.scale)
+
+    @property
+    def settings(self) -> tuple[float, ...]:
+        return (self.scale,)
+
+    @property
+    def support(self) -> tuple[float, float]:
+        return (0.0, math.inf)
+
+    @staticmethod
+    def log_density(x: Expr, scale: Expr) -> Expr:
+        z = x / scale
+        return _log_power(z, ONE) - 0.5 * z * z - apply("log", scale)
+
+    def distribution(self):
+        from scipy import stats
+
+        return stats.rayleigh(scale=self.scale)
 
 
 def log_mass(prior: Prior, low: float, high: float) -> float:

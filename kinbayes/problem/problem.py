@@ -19,10 +19,11 @@ from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem import residuals
 from kinbayes.problem.layout import layout
-from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_equilibration
+from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_steady_states
 from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
 from kinbayes.problem.parameters import Box, Parameter
+from kinbayes.problem.periods import expanded
 from kinbayes.problem.structure import Batched, Data, Functions, Structure, functions
 
 
@@ -47,7 +48,8 @@ class Problem:
         What was measured.
     data
         The measurements, with PEtab's column names: `observableId`, `time`, `measurement`, and where needed
-        `simulationConditionId`, `preequilibrationConditionId`, `observableParameters`, `noiseParameters`.
+        `simulationConditionId`, `preequilibrationConditionId`, `observableParameters`, `noiseParameters`. One column of
+        our own, `censoring`, is `below` or `above` where the true value lies below or above `measurement`.
     experiments
         The conditions that `simulationConditionId` names; by default one, in which the model stands as it is.
     rtol, atol
@@ -102,24 +104,24 @@ class Problem:
 
     def _set_measurements(self, rows: Sequence[Measurement]) -> None:
         if self.engine == "jax":
-            refuse_equilibration(rows)
+            refuse_steady_states(rows)
         self.measurements: tuple[Measurement, ...] = tuple(rows)
-        self._functions: Functions = functions(self._structure())
+        model, experiments = expanded(self.model, self.experiments, [p.name for p in self.parameters])
+        self._functions: Functions = functions(self._structure(model, experiments))
         constants = {p.name: p.nominal for p in self.parameters if not p.estimate}
         slots = self._functions.likelihood.slots
-        self._data = self._functions.data(
-            layout(slots, rows, self.experiments, constants, rtol=self.rtol, atol=self.atol)
-        )
+        self._data = self._functions.data(layout(slots, rows, experiments, constants, rtol=self.rtol, atol=self.atol))
 
-    def _structure(self) -> Structure:
+    def _structure(self, model: Model, experiments: Sequence[Experiment]) -> Structure:
         return Structure(
-            self.model,
+            model,
             tuple(Declaration(p.name, p.scale, p.estimate) for p in self.parameters),
             forms(self.estimated),
             self.observables,
-            tuple(e.given for e in self.experiments),
+            tuple(e.given for e in experiments),
             self.engine,
             self.max_steps,
+            any(m.censoring for m in self.measurements),
         )
 
     def _copy(self) -> "Problem":
@@ -260,7 +262,8 @@ class Problem:
     def residuals(self, u: Float[ArrayLike, " dim"]) -> Float[np.ndarray, " measurements"]:
         """Return how far every measurement is from its prediction, in units of its noise and on its transformation.
 
-        That unit is the standard deviation for normal and negative binomial noise, else the scale.
+        That unit is the standard deviation for normal and negative binomial noise, else the scale. For a censored
+        measurement it is the root of -2 log of its probability, negative where the true value lies below.
         """
         rows = self._rows(u)
         return residuals.residuals(self.observables, self.measurements, rows)
@@ -276,7 +279,8 @@ class Problem:
         Raises
         ------
         ValueError
-            If a noise setting is estimated whose information has no closed form (degrees of freedom, dispersion).
+            If a noise setting is estimated whose information has no closed form (degrees of freedom, dispersion), or a
+            measurement is censored.
         """
         rows, slopes = self._rows(u), self._slopes(u)
         return residuals.fisher(self.observables, self.measurements, rows, slopes)
@@ -381,7 +385,10 @@ class Problem:
         simulated: Float[np.ndarray, "*batch measurements"],
         noise: Float[np.ndarray, "*batch measurements settings"],
     ) -> Float[np.ndarray, "*batch measurements"]:
-        """Return draws of the measurements around predictions, with measurement noise."""
+        """Return draws of the measurements around predictions, with measurement noise.
+
+        None is censored: they are what would be measured if there were no limits.
+        """
         drawn = np.empty_like(simulated)
         for observable in self.observables:
             members = [r for r, m in enumerate(self.measurements) if m.observable == observable.name]
@@ -427,9 +434,10 @@ class Problem:
         events = [(e.name, [target for target, _ in e.assignments]) for e in model.events]
         parameters = [(p.name, p.scale, p.prior, p.bounds, None if p.estimate else p.nominal) for p in self.parameters]
         observables = [(o.name, o.formula, o.noise) for o in self.observables]
+        experiments = [(e.name, sorted(e.values.items()), e.start, e.periods) for e in self.experiments]
         parts = (
             (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), events, flags, code),
-            (parameters, observables, [(e.name, sorted(e.values.items())) for e in self.experiments]),
+            (parameters, observables, experiments),
             (self.measurements, self.rtol, self.atol, self.engine, self.max_steps),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()

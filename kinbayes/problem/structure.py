@@ -25,7 +25,7 @@ _BATCH = 64  # vectors that the JAX engine simulates at once: enough to fill vec
 class Structure(NamedTuple):
     """All that compiled code depends on; two problems that agree on it share their code.
 
-    `given` holds one set an experiment: the names that it sets.
+    `given` holds one set an experiment: the names that it sets. `is_censored` says whether a measurement is.
     """
 
     model: Model
@@ -35,6 +35,7 @@ class Structure(NamedTuple):
     given: tuple[frozenset[str], ...]
     engine: str
     max_steps: int
+    is_censored: bool
 
 
 class Data(NamedTuple):
@@ -129,10 +130,10 @@ def functions(structure: Structure) -> Functions:
     ValueError
         If the engine is unknown.
     """
-    model, declarations, priors, observables, given, engine, max_steps = structure
+    model, declarations, priors, observables, given, engine, max_steps, is_censored = structure
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; choose from {list(ENGINES)}")
-    terms = likelihood(model, declarations, observables, given)
+    terms = likelihood(model, declarations, observables, given, is_censored=is_censored)
     values = (_native if engine == "native" else _jax)(terms, max_steps)
     prior_fn = prior_function(priors)
 

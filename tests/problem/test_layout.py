@@ -12,7 +12,7 @@ from kinbayes.model.formula import parse
 from kinbayes.model.model import Model, ModelError
 from kinbayes.problem import noise
 from kinbayes.problem.layout import Slots, layout
-from kinbayes.problem.likelihood import refuse_equilibration
+from kinbayes.problem.likelihood import refuse_steady_states
 from kinbayes.problem.observables import Experiment, Measurement, Observable
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.problem import Problem
@@ -144,9 +144,9 @@ def test_only_a_state_after_a_preequilibration_may_be_nan(values, rows):
 
 
 def test_the_jax_engine_refuses_a_preequilibration_by_name():
-    refuse_equilibration([m for m in ROWS if not m.preequilibration])
+    refuse_steady_states([m for m in ROWS if not m.preequilibration])
     with pytest.raises(ModelError, match=r"cannot pre-equilibrate .*'rest'.*'held'.*use engine='native'"):
-        refuse_equilibration(ROWS)
+        refuse_steady_states(ROWS)
 
 
 # ---- a problem

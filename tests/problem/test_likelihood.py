@@ -190,7 +190,7 @@ def test_a_model_without_states_has_a_likelihood():
         (
             {"experiments": [*EXPERIMENTS, Experiment("x", {"A": "nowhere"})]},
             ModelError,
-            "'x' sets 'A' to 'nowhere', neither a number nor a parameter",
+            "'x', 'A': 'nowhere' is defined neither in the model nor as a parameter",
         ),
         (
             {"experiments": [*EXPERIMENTS, Experiment("x", {"A": math.nan})]},

@@ -248,9 +248,9 @@ NEVER = {
     "supply without loss": ({"A": "s", "B": "A - B"}, Status.NO_STEADY_STATE),
     "exponential growth": ({"A": "k * A"}, Status.STEP_TOO_SMALL),
     "blow-up": ({"A": "k * A^2"}, Status.STEP_TOO_SMALL),
-    "oscillation": ({"A": "B", "B": "-k * A"}, Status.MAX_STEPS),
-    "predator and prey": ({"A": "A * (1 - B)", "B": "B * (k * A - 1)"}, Status.MAX_STEPS),
-    "a force that never ends": ({"A": "sin(time) - k * A"}, Status.MAX_STEPS),
+    "oscillation": ({"A": "B", "B": "-k * A"}, Status.NO_STEADY_STATE),
+    "predator and prey": ({"A": "A * (1 - B)", "B": "B * (k * A - 1)"}, Status.NO_STEADY_STATE),
+    "a force that never ends": ({"A": "sin(time) - k * A"}, Status.NO_STEADY_STATE),
 }
 
 

@@ -19,6 +19,13 @@ PARAMETERS = [
     kb.Parameter("g", kb.LogLaplace(0.1, 0.4), scale="log10"),
     kb.Parameter("h", scale="log10", lower=1e-3, upper=1e4),
     kb.Parameter("i", kb.Uniform(-2.0, 5.0)),
+    kb.Parameter("j", kb.Cauchy(0.5, 0.3)),
+    kb.Parameter("k", kb.Cauchy(0.2, 1.0, on="scaled"), scale="ln", lower=1.0, upper=1e2),
+    kb.Parameter("l", kb.ChiSquare(3.0)),
+    kb.Parameter("m", kb.Exponential(2.0), upper=9.0),
+    kb.Parameter("n", kb.Gamma(0.7, 2.0)),
+    kb.Parameter("o", kb.Gamma(2.5, 0.4), scale="log10"),
+    kb.Parameter("p", kb.Rayleigh(1.2), lower=0.1),
 ]
 DIM = len(PARAMETERS)
 """Every family of priors, every scale, and walls on two, one and no sides."""
@@ -51,6 +58,14 @@ def test_value_and_gradient_agree_with_jax(posterior):
         exact, exact_gradient = expected(jnp.asarray(x))
         assert value == pytest.approx(float(exact), rel=1e-12, abs=1e-11)
         np.testing.assert_allclose(gradient, exact_gradient, rtol=1e-10, atol=1e-11 * np.max(np.abs(exact_gradient)))
+
+
+def test_gradient_agrees_with_differences(posterior):
+    h = 1e-6
+    for x in np.random.default_rng(1).normal(size=(10, DIM)):
+        steps = [[value_and_grad(posterior, x + s * h * e)[0] for s in (1, -1)] for e in np.eye(DIM)]
+        differences = [(above - below) / (2 * h) for above, below in steps]
+        np.testing.assert_allclose(value_and_grad(posterior, x)[1], differences, rtol=1e-6, atol=1e-6)
 
 
 def test_value_and_gradient_stay_finite_far_out(posterior):

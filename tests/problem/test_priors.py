@@ -2,17 +2,32 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
 from kinbayes.problem import parameters as maps
 from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.parameters import Parameter
-from kinbayes.problem.priors import Laplace, LogLaplace, LogNormal, LogUniform, Normal, Uniform
+from kinbayes.problem.priors import (
+    Cauchy,
+    ChiSquare,
+    Exponential,
+    Gamma,
+    Laplace,
+    LogLaplace,
+    LogNormal,
+    LogUniform,
+    Normal,
+    Rayleigh,
+    Uniform,
+)
 
 LOG_FACTOR = {"ln": 1.0, "log10": math.log(10)}
 
@@ -23,6 +38,12 @@ PRIORS = {
     "log_normal": LogNormal(0.3, 0.8),
     "laplace": Laplace(1.0, 0.4),
     "log_laplace": LogLaplace(0.3, 0.4),
+    "cauchy": Cauchy(1.0, 0.4),
+    "chi_square": ChiSquare(3.0),
+    "exponential": Exponential(1.5),
+    "gamma": Gamma(2.5, 0.6),
+    "gamma_with_a_pole": Gamma(0.8, 1.5),
+    "rayleigh": Rayleigh(0.9),
     "uniform_scaled": Uniform(-1.5, 2.0, on="scaled"),
     "normal_scaled": Normal(0.3, 0.6, on="scaled"),
     "laplace_scaled": Laplace(0.3, 0.5, on="scaled"),
@@ -114,6 +135,96 @@ def test_density_and_draws_agree_with_scipy(prior, scale, bounds):
     np.testing.assert_allclose(log_densities(parameter, u), expected, rtol=1e-9, atol=1e-9)
 
 
+ON_NATURAL = {
+    "cauchy": Cauchy(-3.0, 5.0),
+    "chi_square": ChiSquare(4.0),
+    "chi_square_with_a_pole": ChiSquare(1.3),
+    "exponential": Exponential(3.0),
+    "gamma": Gamma(3.0, 5.0),
+    "gamma_of_shape_1": Gamma(1.0, 0.3),
+    "gamma_with_a_pole": Gamma(0.2, 40.0),
+    "rayleigh": Rayleigh(3.0),
+}
+
+
+@pytest.mark.parametrize("bounds", [(None, None), (0.3, 20.0), (15.0, 17.0)])
+@pytest.mark.parametrize("prior", ON_NATURAL.values(), ids=ON_NATURAL)
+def test_density_and_truncation_agree_with_scipy_to_the_last_digits(prior, bounds):
+    parameter = Parameter("theta", prior, lower=bounds[0], upper=bounds[1])
+    assert parameter.scale == "lin"
+    x = np.linspace(bounds[0] or 0.05, bounds[1] or 60.0, 300)
+    low, high = parameter.bounds
+    frozen = prior.distribution()
+    below, above = frozen.cdf(high) - frozen.cdf(low), frozen.sf(low) - frozen.sf(high)
+    mass = above if low > frozen.median() else below
+    np.testing.assert_allclose(log_densities(parameter, x), frozen.logpdf(x) - np.log(mass), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("prior", ON_NATURAL.values(), ids=ON_NATURAL)
+def test_slopes_agree_with_differences(prior):
+    function, data = prior_function(forms([Parameter("theta", prior)])), prior_data([Parameter("theta", prior)])
+    x, h = np.linspace(0.1, 12.0, 20)[:, None], 1e-5
+    values = [np.asarray(jax.vmap(function, in_axes=(0, None))(jnp.asarray(x + s * h), data)) for s in (1, -1)]
+    slopes = jax.vmap(jax.grad(function), in_axes=(0, None))(jnp.asarray(x), data)[:, 0]
+    np.testing.assert_allclose(slopes, (values[0] - values[1]) / (2 * h), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"),
+    [
+        (ChiSquare(4.0), -math.inf),
+        (ChiSquare(2.0), -math.log(2)),
+        (ChiSquare(1.3), -math.inf),  # a pole, which counts as outside
+        (Exponential(3.0), -math.log(3)),
+        (Gamma(3.0, 5.0), -math.inf),
+        (Gamma(1.0, 5.0), -math.log(5)),
+        (Gamma(0.5, 5.0), -math.inf),
+        (Rayleigh(3.0), -math.inf),
+    ],
+    ids=repr,
+)
+def test_at_zero_there_is_a_density_or_none_but_no_nan(prior, expected):
+    parameter = Parameter("theta", prior, upper=10.0)
+    function, data = prior_function(forms([parameter])), prior_data([parameter])
+    if math.isfinite(expected):
+        expected -= math.log(prior.distribution().cdf(10.0))
+    for differentiate in (jax.grad, jax.jacfwd):
+        value, slope = function(jnp.zeros(1), data), differentiate(function)(jnp.zeros(1), data)
+        assert float(value) == pytest.approx(expected, rel=1e-14)
+        assert jnp.all(jnp.isfinite(slope))
+
+
+SUITE = Path(__file__).parents[2].parent / "shared" / "data" / "petab" / "test_suite" / "v2.0.0" / "sbml"
+FAMILIES = {
+    "uniform": Uniform,
+    "normal": Normal,
+    "log-normal": LogNormal,
+    "cauchy": Cauchy,
+    "chisquare": ChiSquare,
+    "exponential": Exponential,
+    "gamma": Gamma,
+    "laplace": Laplace,
+    "log-laplace": LogLaplace,
+    "log-uniform": LogUniform,
+    "rayleigh": Rayleigh,
+}
+
+
+@pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite lies in the folder shared beside the checkout")
+@pytest.mark.parametrize("case", ["0024", "0025"])  # truncated, and not
+def test_densities_are_those_of_the_petab_test_suite(case):
+    table = pd.read_csv(SUITE / case / "_parameters.tsv", sep="\t")
+    expected = yaml.safe_load((SUITE / case / f"_{case}_solution.yaml").read_text())["log_prior"]
+    stated = table[table.priorDistribution.notna()]
+    assert set(stated.priorDistribution) == set(FAMILIES)
+    for row in stated.itertuples():
+        prior = FAMILIES[row.priorDistribution](*map(float, str(row.priorParameters).split(";")))
+        parameter = Parameter("theta", prior, scale="lin", lower=row.lowerBound, upper=row.upperBound)
+        found = log_densities(parameter, np.array([row.nominalValue]))[0]
+        # Its numbers have 14 digits after the point.
+        assert found == pytest.approx(expected[row.parameterId], abs=1.5e-14)
+
+
 @pytest.mark.parametrize("side", [1, -1])
 def test_truncation_keeps_its_accuracy_in_either_tail(side):
     # Beyond 9 standard deviations 1 − cdf is zero in double precision; the mass from the tail's own function is not.
@@ -164,6 +275,12 @@ def test_parameters_of_equal_form_keep_their_own_numbers():
         (lambda: LogNormal(0.0, -1.0), "sigma of a log-normal prior is -1.0"),
         (lambda: Laplace(0.0, math.nan), "scale of a Laplace prior is nan"),
         (lambda: LogLaplace(0.0, 0.0), "scale of a log-Laplace prior"),
+        (lambda: Cauchy(0.0, 0.0), "scale of a Cauchy prior is 0.0"),
+        (lambda: ChiSquare(-1.0), "degrees of freedom of a chi-square prior is -1.0"),
+        (lambda: Exponential(0.0), "scale of an exponential prior is 0.0"),
+        (lambda: Gamma(0.0, 1.0), "shape of a gamma prior is 0.0"),
+        (lambda: Gamma(1.0, math.inf), "scale of a gamma prior is inf"),
+        (lambda: Rayleigh(0.0), "scale of a Rayleigh prior is 0.0"),
         (lambda: Uniform(3.0, 2.0), "from 3.0 to 2.0"),
         (lambda: Uniform(0.0, math.inf), "both must be finite"),
         (lambda: LogUniform(0.0, 2.0), "lower end of a log-uniform prior is 0.0"),

@@ -1,0 +1,259 @@
+"""What experiments do beyond setting numbers, as part of the model: another start, formulas, later changes.
+
+Numbers stay numbers: they become parameters of the model that experiments set, so that others compile nothing. What
+changes later becomes a state with the derivative 0, and each change an event.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from kinbayes.model.expressions import TIME, ZERO, Expr, apply, const, substitute, symbol, where
+from kinbayes.model.formula import FormulaError, parse
+from kinbayes.model.model import Event, Model, ModelError, resolve
+from kinbayes.problem.observables import Experiment
+
+# Names that no file can use. The first is the time at which a lane begins; inside the model time counts from there.
+START = "the start"
+_TIME_OF = "time of change "
+
+
+class Expanded(NamedTuple):
+    """A model that does what experiments ask for, and the experiments in its names, with numbers and parameters."""
+
+    model: Model
+    experiments: tuple[Experiment, ...]
+
+
+def chosen(name: str) -> str:
+    """Return the parameter that says which formula a name starts from, or 0 for its own."""
+    return f"formula of {name}"
+
+
+def clock(model: Model) -> Expr:
+    """Return the time as experiments count it, in the names of an expanded model."""
+    return TIME + symbol(START) if START in model.initial else TIME
+
+
+def without_periods(experiment: Experiment) -> Experiment:
+    """Return an expanded experiment in which nothing changes later, as it is for an equilibration."""
+    return replace(experiment, values={n: v for n, v in experiment.values.items() if not n.startswith(_TIME_OF)})
+
+
+def expanded(model: Model, experiments: Sequence[Experiment], names: Collection[str]) -> Expanded:
+    """Return a model that does what experiments ask for.
+
+    Parameters
+    ----------
+    model
+        The model.
+    experiments
+        Whatever they set may be a number, the name of a parameter, or a formula.
+    names
+        The names of the problem's parameters.
+
+    Raises
+    ------
+    ModelError
+        If an experiment sets what cannot be set, by a formula that cannot be read or uses unknown names, or its
+        periods are out of order.
+    """
+    if not any(e.start != 0 or e.periods or _formulas(e, model, names) for e in experiments):
+        return Expanded(model, tuple(experiments))
+    for experiment in experiments:
+        _check_times(experiment)
+    work = _Work(model, frozenset(names))
+    if any(e.start != 0 for e in experiments):
+        work.initial[START] = ZERO
+    values = [_at_start(work, e) for e in experiments]
+    for experiment, own in zip(experiments, values, strict=True):
+        _later(work, experiment, own)
+    return Expanded(
+        work.model_of(),
+        tuple(replace(e, values=own, periods=()) for e, own in zip(experiments, values, strict=True)),
+    )
+
+
+def _check_times(experiment: Experiment) -> None:
+    times = [experiment.start, *(p.start for p in experiment.periods)]
+    if not all(map(math.isfinite, times)):
+        raise ModelError(f"experiment {experiment.name!r}: its times {times} must be finite")
+    for before, after in itertools.pairwise(times[1:]):
+        if not before < after:
+            raise ModelError(f"experiment {experiment.name!r}: period {after:g} must come after {before:g}")
+    if len(times) > 1 and times[1] < times[0]:
+        raise ModelError(f"experiment {experiment.name!r}: period {times[1]:g} begins before the start at {times[0]:g}")
+
+
+class _Work:
+    """A model on its way."""
+
+    def __init__(self, model: Model, names: frozenset[str]) -> None:
+        self.model, self.names = model, names
+        self.initial = dict(model.initial)
+        self.choices: dict[str, list[Expr]] = {}  # target -> the formulas that it may start from
+        self.changes: dict[tuple, int] = {}  # (what is assigned, how many like it came before) -> its number
+        self.events: list[Event] = []
+        self.jumping: dict[str, None] = {}
+        definitions = {**model.initial, **model.expressions}
+        # At the start, formulas see the model's own values.
+        self.own = resolve({name: e for name, e in definitions.items() if name not in names})
+
+    def formula(self, where_: str, text: float | str) -> Expr:
+        """Return a formula whose names are known; those of parameters that the model lacks are given to it."""
+        try:
+            formula = parse(text)
+        except FormulaError as error:
+            raise ModelError(f"{where_}: {error}") from error
+        for name in sorted(formula.symbols - {"time"}):
+            if name in self.names and name not in self.initial and name not in self.model.expressions:
+                self.initial[name] = const(math.nan)
+            if name not in self.initial and name not in self.model.expressions:
+                raise ModelError(f"{where_}: {name!r} is defined neither in the model nor as a parameter")
+        return formula
+
+    @property
+    def clock(self) -> Expr:
+        return TIME + symbol(START) if START in self.initial else TIME
+
+    def model_of(self) -> Model:
+        """Return the model: choices among formulas, changes as events, and time as it counts."""
+        for target, formulas in self.choices.items():
+            choice, value = symbol(chosen(target)), self.initial[target]
+            for k, formula in reversed(list(enumerate(formulas, start=1))):
+                value = where(apply("eq", choice, const(float(k))), formula, value)
+            self.initial[target] = value
+            self.initial[chosen(target)] = ZERO
+        old, time = self.model, {"time": self.clock}
+
+        def shifted(formulas: Mapping[str, Expr]) -> dict[str, Expr]:
+            return dict(zip(formulas, substitute(list(formulas.values()), time), strict=True))
+
+        events = []
+        for event in old.events:
+            trigger, delay, *rest = substitute(event.formulas, time)
+            targets = [target for target, _ in event.assignments]
+            priority = None if event.priority is None else rest[-1]
+            assignments = tuple(zip(targets, rest, strict=False))
+            events.append(event._replace(trigger=trigger, delay=delay, assignments=assignments, priority=priority))
+        return Model(
+            old.name,
+            {**shifted(old.derivatives), **{n: ZERO for n in self.jumping if n not in old.derivatives}},
+            shifted(self.initial),
+            shifted(old.expressions),
+            old.units,
+            (*self.events, *events),
+        )
+
+
+def _formulas(experiment: Experiment, model: Model, names: Collection[str]) -> dict[str, float | str]:
+    """Return what an experiment sets at its start by a formula, or where a formula of the model follows from it."""
+    return {
+        name: value
+        for name, value in experiment.values.items()
+        if name in experiment.given and (_carrier(model, name) or not (_is_number(value) or value in names))
+    }
+
+
+def _is_number(value: float | str) -> bool:
+    try:
+        return not math.isnan(float(value))
+    except ValueError:
+        return False
+
+
+def _carrier(model: Model, name: str) -> tuple[str, Expr] | None:
+    """Return the state, and its divisor, of which a computed quantity is the quotient: a concentration's amount."""
+    formula = model.expressions.get(name)
+    if formula is None or formula.op != "div" or formula.args[0].op != "symbol":
+        return None
+    state = formula.args[0].value
+    return (state, formula.args[1]) if state in model.derivatives else None
+
+
+def _target(work: _Work, where_: str, name: str) -> None:
+    if name not in work.model.initial and _carrier(work.model, name) is None:
+        why = "the model computes by a rule" if name in work.model.expressions else "is no state or parameter of it"
+        raise ModelError(f"{where_} sets {name!r}, which {why}; set what it depends on")
+
+
+def _at_start(work: _Work, experiment: Experiment) -> dict[str, float | str]:
+    """Return what an experiment sets at its start, formulas as numbers that choose among those of the model."""
+    found = dict(experiment.values)
+    if experiment.start != 0:
+        found[START] = experiment.start
+    for name, value in _formulas(experiment, work.model, work.names).items():
+        place = f"experiment {experiment.name!r}"
+        _target(work, place, name)
+        if name in work.names:
+            raise ModelError(
+                f"{place} sets {name!r}, a parameter of the problem, by the formula {value!r}; a period can"
+            )
+        formula = work.formula(f"{place}, {name!r}", value)
+        formula = substitute([formula], {s: work.own[s] for s in formula.symbols if s in work.own})[0]
+        target, carrier = name, _carrier(work.model, name)
+        if carrier is not None:
+            target, formula = carrier[0], formula * carrier[1]
+        known = work.choices.setdefault(target, [])
+        if formula not in known:
+            known.append(formula)
+        del found[name]
+        found[chosen(target)] = float(known.index(formula) + 1)
+    return found
+
+
+def _later(work: _Work, experiment: Experiment, values: dict[str, float | str]) -> None:
+    """Make the changes of an experiment's periods events of the model, and set their times and numbers."""
+    seen: Counter[tuple] = Counter()
+    for period in experiment.periods:
+        place = f"experiment {experiment.name!r}, period {period.start:g}"
+        given = {n: v for n, v in period.values.items() if isinstance(v, str) or not math.isnan(v)}
+        formulas: dict[str, Expr | None] = {}
+        for name, value in given.items():
+            _target(work, place, name)
+            is_plain = _is_number(value) or value in work.names
+            formulas[name] = None if is_plain else work.formula(f"{place}, {name!r}", value)
+        shape = tuple(sorted(formulas.items(), key=lambda item: item[0]))
+        key = (shape, seen[shape])
+        seen[shape] += 1
+        if not formulas:
+            continue
+        if key not in work.changes:
+            work.changes[key] = len(work.events)
+            work.events.append(_event(work, len(work.events), formulas))
+        number = work.changes[key]
+        values[f"{_TIME_OF}{number}"] = period.start - experiment.start
+        values |= {_value_of(number, name): given[name] for name, formula in formulas.items() if formula is None}
+
+
+def _value_of(number: int, name: str) -> str:
+    return f"value of {name} in change {number}"
+
+
+def _event(work: _Work, number: int, formulas: Mapping[str, Expr | None]) -> Event:
+    """Return a change as an event. A concentration stays what it is when only the size below it changes."""
+    work.initial[f"{_TIME_OF}{number}"] = const(math.inf)
+    new = {}
+    for name, formula in formulas.items():
+        new[name] = (
+            symbol(_value_of(number, name)) if formula is None else substitute([formula], {"time": work.clock})[0]
+        )
+        if formula is None:
+            work.initial[_value_of(number, name)] = ZERO
+    assigned = {name: value for name, value in new.items() if name in work.model.initial}
+    for name in work.model.expressions:
+        carrier = _carrier(work.model, name)
+        if carrier is not None and (name in new or carrier[1].symbols & new.keys()):
+            state, size = carrier
+            assigned[state] = new.get(name, symbol(name)) * substitute([size], assigned)[0]
+    work.jumping |= dict.fromkeys(assigned)
+    return Event(
+        f"change {number}",
+        apply("ge", TIME, symbol(f"{_TIME_OF}{number}")),
+        tuple(assigned.items()),
+        is_true_before=False,
+        comes_first=True,
+    )
