@@ -5,12 +5,18 @@ import io
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kinbayes.formats.files import read_bytes, shown
+
 # What pandas, with which PEtab's own tools read tables, takes for an empty cell.
 _NO_VALUE = frozenset(("", "nan", "NaN", "NA", "N/A", "null", "NULL", "None"))
+_MOST_CELLS = 5_000_000  # of a table; as many take about 5 s and 1 GB
+
+_LINE_END = re.compile(r"\r\n?")
 _ID = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -48,13 +54,13 @@ class Row:
         """Return a cell that must be a number; it may be infinite."""
         value = number(self[column])
         if math.isnan(value):
-            raise self.error(column, f"{self[column]!r} is no number; correct the cell")
+            raise self.error(column, f"{shown(self[column])} is no number; correct the cell")
         return value
 
     def identifier(self, column: str) -> str:
         """Return a cell that must be an id."""
         if not _ID.fullmatch(self[column]):
-            raise self.error(column, f"{self[column]!r} is no id; use letters, digits and _, no digit first")
+            raise self.error(column, f"{shown(self[column])} is no id; use letters, digits and _, no digit first")
         return self[column]
 
     def choice(self, column: str, choices: Collection[str], default: str = "") -> str:
@@ -72,7 +78,8 @@ class Row:
 def number(text: str) -> float:
     """Return the number that a text states, NaN where it states none."""
     try:
-        return math.nan if "_" in text else float(text)  # Python would read 1_000
+        # Python would read 1_000, and the digits of other scripts.
+        return math.nan if "_" in text or not text.isascii() else float(text)
     except ValueError:
         return math.nan
 
@@ -85,27 +92,41 @@ def read_rows(path: Path, required: Sequence[str], separator: str = "\t") -> Ite
     FileNotFoundError
         If there is no such file.
     PEtabError
-        If it is not UTF-8, a column is missing or occurs twice, or a line has more cells than the header.
+        If it is not UTF-8 or too large, a column is missing or occurs twice, or a line has more cells than the header.
     """
-    reader = csv.reader(io.StringIO(read_text(path)), delimiter=separator)
-    try:
-        lines = [(reader.line_num, [_cell(field) for field in fields]) for fields in reader]
-    except csv.Error as error:
-        raise PEtabError(f"{path}, line {reader.line_num}: {error}; check the quotation marks") from error
-    header = [cell for cell in lines[0][1] if cell] if lines else []
+    lines = _lines(path, separator)
+    header = [cell for cell in next(lines, (1, []))[1] if cell]
     for column in required:
         if column not in header:
-            raise PEtabError(f"{path}: the column {column!r} is missing; there are {header}")
-    twice = sorted({column for column in header if header.count(column) > 1})
+            raise PEtabError(f"{path}: the column {column!r} is missing; there are {shown(header)}")
+    twice = sorted(column for column, count in Counter(header).items() if count > 1)
     if twice:
-        raise PEtabError(f"{path}, line 1: columns {twice} occur twice; remove or rename one")
-    for line, cells in lines[1:]:
+        raise PEtabError(f"{path}, line 1: columns {shown(twice)} occur twice; remove or rename one")
+    for line, cells in lines:
         if any(cells[len(header) :]):
             counts = f"{len(cells)} cells, but there are {len(header)} columns"
             raise PEtabError(f"{path}, line {line}: {counts} (separated by {separator!r})")
         if any(cells):  # an empty line is none; separators at the end of a line may be left out
             padded = itertools.zip_longest(header, cells[: len(header)], fillvalue="")
             yield Row(f"{path}, line {line}", dict(padded))
+
+
+def _lines(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of every line, with its number."""
+    reader = csv.reader(io.StringIO(read_text(path)), delimiter=separator)
+    count = 0
+    while True:
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise PEtabError(f"{path}, line {reader.line_num}: {error}; check the quotation marks") from error
+        if fields is None:
+            return
+        count += max(1, len(fields))
+        if count > _MOST_CELLS:
+            text = f"the table has more than {_MOST_CELLS:,} cells, the most that are read; shorten it"
+            raise PEtabError(f"{path}, line {reader.line_num}: {text}")
+        yield reader.line_num, [_cell(field) for field in fields]
 
 
 def _cell(field: str) -> str:
@@ -120,11 +141,9 @@ def read_text(path: Path) -> str:
     FileNotFoundError
         If there is no such file.
     PEtabError
-        If it is not UTF-8.
+        If it is not UTF-8, or too large.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file: {path}")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return _LINE_END.sub("\n", read_bytes(path, "file", PEtabError).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise PEtabError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error

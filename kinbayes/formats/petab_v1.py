@@ -11,17 +11,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
+from kinbayes.formats.files import shown
 from kinbayes.formats.petab_files import file_paths, mapping, required, table_rows, unique
+from kinbayes.formats.petab_measured import check_measurement, constants, fillings, own_name, problem_with
 from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number
 from kinbayes.formats.sbml.reader import read_sbml
-from kinbayes.model.expressions import Expr
-from kinbayes.model.formula import FormulaError, parse
-from kinbayes.model.model import Model, ModelError
-from kinbayes.problem.likelihood import placeholders
+from kinbayes.model.model import Model
 from kinbayes.problem.noise import TRANSFORMATIONS, Noise
-from kinbayes.problem.observables import DataError, Experiment, Observable
+from kinbayes.problem.observables import Experiment, Observable
 from kinbayes.problem.parameters import Parameter, ParameterError
 from kinbayes.problem.priors import Laplace, LogLaplace, LogNormal, Normal, Prior, Uniform
 from kinbayes.problem.problem import Problem
@@ -52,36 +49,27 @@ def problem_of(path: Path, content: dict, make: Callable[..., Problem]) -> Probl
     model = read_sbml(files.model)
     parameters = unique("parameterId", map(_parameter, table_rows(files.parameters, _PARAMETER_COLUMNS)))
     observables = unique("observableId", map(_observable, table_rows(files.observables, _OBSERVABLE_COLUMNS)))
-    values = {**_constants(model), **{name: p.nominal for name, (_, p) in parameters.items()}}
+    values = {**constants(model), **{name: p.nominal for name, (_, p) in parameters.items()}}
     known = {"time", *values, *model.initial, *model.expressions}
-    expected = {name: _placeholders(row, o, known) for name, (row, o) in observables.items()}
+    expected = {name: fillings(row, o, known) for name, (row, o) in observables.items()}
     conditions = table_rows(files.conditions, ("conditionId",))
     experiments = unique("conditionId", ((row, _experiment(row, model, values)) for row in conditions))
     measured = table_rows(files.measurements, _MEASUREMENT_COLUMNS)
     if not measured:
         raise PEtabError(f"{files.measurements[0]}: there are no measurements")
     for row in measured:
-        _check_measurement(row, expected, values)
+        check_measurement(row, expected, values)
         _check_preequilibration(row, experiments, model)
-    used = {value for _, e in experiments.values() for value in e.values.values()}
-    used |= {part for row in measured for column in _PLACEHOLDERS for part in row.parts(column)}
-    # A table may name a parameter that only the model gives a value.
-    from_model = sorted((used & values.keys()) - parameters.keys())
-    data = pd.DataFrame([row.cells for row in measured])
-    data.index = pd.Index([row.place for row in measured], name="place")
-    try:
-        return make(
-            model,
-            [p for _, p in parameters.values()]
-            + [Parameter(name, nominal=values[name], estimate=False) for name in from_model],
-            [o for _, o in observables.values()],
-            data,
-            experiments=[e for _, e in experiments.values()],
-        )
-    except DataError as error:
-        raise PEtabError(str(error)) from error
-    except (ModelError, ParameterError) as error:
-        raise PEtabError(f"{path}: {error}") from error
+    return problem_with(
+        path,
+        model,
+        [p for _, p in parameters.values()],
+        [o for _, o in observables.values()],
+        [e for _, e in experiments.values()],
+        measured,
+        values,
+        make,
+    )
 
 
 # ---- files
@@ -97,10 +85,10 @@ class _Files(NamedTuple):
 
 def _files(path: Path, content: dict) -> _Files:
     if content.get("extensions"):
-        raise UnsupportedPEtabError(f"{path}: extensions are not supported: {content['extensions']!r}")
+        raise UnsupportedPEtabError(f"{path}: extensions are not supported: {shown(content['extensions'])}")
     problems = required(path, content, "problems")
     if not isinstance(problems, list) or not problems:
-        raise PEtabError(f"{path}: 'problems' is {problems!r}; it must be a list with one entry")
+        raise PEtabError(f"{path}: 'problems' is {shown(problems)}; it must be a list with one entry")
     if len(problems) > 1:
         raise UnsupportedPEtabError(f"{path}: it holds {len(problems)} problems; only one is supported")
     problem = mapping(path, problems[0], "the problem")
@@ -120,7 +108,7 @@ _PARAMETER_COLUMNS = ("parameterId", "parameterScale", "lowerBound", "upperBound
 
 
 def _parameter(row: Row) -> tuple[Row, Parameter]:
-    name = row.identifier("parameterId")
+    name = own_name(row, "parameterId")
     scale = _SCALES[row.choice("parameterScale", _SCALES)]
     nominal = row.number("nominalValue") if row["nominalValue"] else None
     if row["estimate"] not in ("0", "1"):
@@ -136,7 +124,7 @@ def _parameter(row: Row) -> tuple[Row, Parameter]:
     lower, upper = (row.number(c) if row[c] else None for c in ("lowerBound", "upperBound"))
     try:
         return row, Parameter(name, prior, scale=scale, lower=lower, upper=upper, nominal=nominal)
-    except ParameterError as error:
+    except (ParameterError, OverflowError) as error:  # the exponential of a prior's settings
         raise PEtabError(f"{row.place}: {error}") from error
 
 
@@ -160,42 +148,18 @@ def _prior(row: Row) -> Prior | None:
 # ---- observables
 
 _OBSERVABLE_COLUMNS = ("observableId", "observableFormula", "noiseFormula")
-_PLACEHOLDERS = {"observableParameters": "observableParameter", "noiseParameters": "noiseParameter"}
 
 
 def _observable(row: Row) -> tuple[Row, Observable]:
     family = row.choice("noiseDistribution", _NOISES, "normal")
     transformation = row.choice("observableTransformation", TRANSFORMATIONS, "lin")
     noise = Noise(family, (row["noiseFormula"],), transformation)
-    return row, Observable(row.identifier("observableId"), row["observableFormula"], noise)
-
-
-def _formula(row: Row, column: str) -> Expr:
-    try:
-        return parse(row[column])
-    except FormulaError as error:
-        raise row.error(column, str(error)) from error
-
-
-def _placeholders(row: Row, observable: Observable, known: set[str]) -> dict[str, int]:
-    """Return how many values each column of the measurements must give for an observable."""
-    formulas = {column: _formula(row, column) for column in ("observableFormula", "noiseFormula")}
-    own = placeholders(observable.name, list(formulas.values()))
-    for column, formula in formulas.items():
-        unknown = sorted(formula.symbols - known - {observable.name, *own})
-        if unknown:
-            raise row.error(column, f"{unknown} are defined neither in the model nor in the parameter table")
-    return {column: sum(p.startswith(kind) for p in own) for column, kind in _PLACEHOLDERS.items()}
+    return row, Observable(own_name(row, "observableId"), row["observableFormula"], noise)
 
 
 # ---- conditions and measurements
 
 _MEASUREMENT_COLUMNS = ("observableId", "simulationConditionId", "time", "measurement")
-
-
-def _constants(model: Model) -> dict[str, float]:
-    """Return the parameters that the model itself gives a number."""
-    return {n: float(model.initial[n].value) for n in model.parameters if model.initial[n].op == "const"}
 
 
 def _experiment(row: Row, model: Model, values: Mapping[str, float | None]) -> Experiment:
@@ -210,19 +174,6 @@ def _experiment(row: Row, model: Model, values: Mapping[str, float | None]) -> E
         if cell:
             given[column] = cell if cell in values else row.number(column)
     return Experiment(row.identifier("conditionId"), given)
-
-
-def _check_measurement(row: Row, expected: Mapping[str, Mapping[str, int]], values: Mapping[str, float | None]) -> None:
-    if math.isinf(number(row["time"])):
-        raise UnsupportedPEtabError(f"{row.place}, column 'time': steady states (inf) are not supported yet")
-    for column, count in expected.get(row["observableId"], {}).items():
-        parts = row.parts(column)
-        if len(parts) != count:
-            text = f"{row['observableId']!r} takes {count} value(s) here, not {len(parts)}"
-            raise row.error(column, text)
-        for part in parts:
-            if part not in values and math.isnan(number(part)):
-                raise row.error(column, f"{part!r} is neither a number nor a parameter")
 
 
 def _check_preequilibration(row: Row, experiments: Mapping[str, tuple[Row, Experiment]], model: Model) -> None:

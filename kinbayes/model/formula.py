@@ -6,18 +6,34 @@ Nothing is evaluated: a tree is walked node by node, and what has no meaning her
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 
 import libsbml
 
-from kinbayes.model.expressions import TIME, ZERO, Expr, apply, const, substitute, symbol, where
+from kinbayes.model.expressions import TIME, ZERO, Expr, apply, const, postorder, substitute, symbol, where
 
-Functions = Mapping[str, tuple[tuple[str, ...], Expr]]  # user-defined: name -> (argument names, body)
+# User-defined: name -> (argument names, body), or what makes an expression of the arguments.
+Functions = Mapping[str, tuple[tuple[str, ...], Expr] | Callable[..., Expr]]
+
+# What formula text reads as numbers; SBML may give these names to quantities.
+CONSTANTS = frozenset(("exponentiale", "false", "inf", "infinity", "nan", "notanumber", "pi", "true"))
 
 RATE_OF = "rate of "  # a symbol of this prefix stands for the time derivative of the name that follows
 
 # CODATA 2006, the value that SBML Level 3 fixes (section 3.4.6 of its specification).
 _AVOGADRO = 6.02214179e23
+
+
+# libsbml keeps the arguments of an operator in a chain that is walked for every one of them, so time grows with their
+# square. The curated BioModels stay below 200.
+MOST_ARGUMENTS = 5000
+
+# libsbml's parser recurses: a formula of 400,000 characters ended the process. Those of the PEtab collection have less
+# than 1000.
+_LONGEST = 100_000
+_SHOWN = 200  # characters that messages quote
+_REPEATED = "' at "  # what ends libsbml's own quotation of the text
 
 
 class FormulaError(ValueError):
@@ -39,7 +55,9 @@ def rate_of(quantity: Expr) -> Expr:
     if quantity.op == "const":
         return ZERO
     if quantity.op != "symbol" or quantity is TIME:
-        raise UnsupportedFormulaError(f"rateOf of {quantity} is not supported in a formula, only that of a name")
+        # With its common parts written out, an expression may be longer than the memory.
+        what = str(quantity) if len(postorder([quantity])) <= 20 else "a long expression"
+        raise UnsupportedFormulaError(f"rateOf of {what} is not supported in a formula, only that of a name")
     return symbol(RATE_OF + quantity.value)
 
 
@@ -180,14 +198,16 @@ _LEAVES: dict[int, Callable[[libsbml.ASTNode], Expr]] = {
 
 def unsupported(root: libsbml.ASTNode) -> list[str]:
     """Return what a syntax tree uses that is not supported, by name."""
-    names, stack = [], [root]
+    return [name for node in nodes(root) if (name := _refused(node))]
+
+
+def nodes(root: libsbml.ASTNode) -> Iterator[libsbml.ASTNode]:
+    """Yield all nodes of a syntax tree, an operator before its arguments."""
+    stack = [root]
     while stack:
         node = stack.pop()
-        name = _refused(node)
-        if name:
-            names.append(name)
+        yield node
         stack.extend(node.getChild(i) for i in reversed(range(node.getNumChildren())))
-    return names
 
 
 def _refused(node: libsbml.ASTNode) -> str | None:
@@ -228,6 +248,8 @@ def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
         refused = _refused(node)
         if refused:
             raise UnsupportedFormulaError(f"{refused} is not supported in a formula")
+        if count > MOST_ARGUMENTS:
+            raise FormulaError(f"an operator has {count:,} arguments, more than {MOST_ARGUMENTS:,}; split it into several")
         if kind in _LEAVES:
             results.append(_LEAVES[kind](node))
         elif is_open:
@@ -253,15 +275,33 @@ def _build(node: libsbml.ASTNode, args: list[Expr]) -> Expr:
 def _call(node: libsbml.ASTNode, args: list[Expr], functions: Functions) -> Expr:
     name = node.getName()
     if name not in functions:
-        raise FormulaError(
-            f"function {name!r} is not defined" + (f"; defined are {sorted(functions)}" if functions else "")
-        )
-    names, body = functions[name]
+        own = sorted(n for n, function in functions.items() if not callable(function))
+        raise FormulaError(f"function {name!r} is not defined" + (f"; defined are {own}" if own else ""))
+    function = functions[name]
+    if callable(function):
+        try:
+            return function(*args)
+        except TypeError:
+            raise FormulaError(f"a call of {name!r} has {len(args)} argument(s), a wrong number") from None
+    names, body = function
     if len(names) != len(args):
         raise FormulaError(f"function {name!r} takes {len(names)} argument(s), not {len(args)}")
     given = dict(zip(names, args, strict=True))
     rates = {RATE_OF + name: rate_of(value) for name, value in given.items() if body.depends_on(RATE_OF + name)}
     return substitute([body], {**given, **rates})[0]
+
+
+def _logarithm(x: Expr, base: Expr | None = None) -> Expr:
+    return apply("log", x) if base is None else apply("log", x) / apply("log", base)
+
+
+_LOG, _LOG_NAME = re.compile(r"(?<!\w)log\s*\("), "log_of"
+# What PEtab has beside the functions of libsbml.
+_MORE_FUNCTIONS: Functions = {
+    _LOG_NAME: _logarithm,
+    "log2": lambda x: _logarithm(x, const(2.0)),
+    "sign": lambda x: apply("sign", x),
+}
 
 
 @functools.cache
@@ -270,6 +310,7 @@ def _settings() -> libsbml.L3ParserSettings:
     settings.setParseLog(libsbml.L3P_PARSE_LOG_AS_LN)
     settings.setParseUnits(libsbml.L3P_NO_UNITS)  # else "2 x" is the number 2 with the unit x
     settings.setParseAvogadroCsymbol(libsbml.L3P_AVOGADRO_IS_NAME)
+    settings.setParseModuloL3v2(libsbml.L3P_MODULO_IS_REM)  # else x % y becomes a formula with both three times
     settings.setComparisonCaseSensitivity(libsbml.L3P_COMPARE_BUILTINS_CASE_SENSITIVE)
     return settings
 
@@ -277,19 +318,27 @@ def _settings() -> libsbml.L3ParserSettings:
 def parse(text: str | int | float) -> Expr:
     """Return the expression of formula text in PEtab's syntax: `log` is the natural logarithm, `^` the power.
 
+    `log(a, b)` is the logarithm of `a` to the base `b`.
+
     Raises
     ------
     FormulaError
         If the text is not a formula.
     """
     text = str(text)
-    if not text.isascii():  # libsbml would skip such characters
-        raise FormulaError(f"cannot read the formula {text!r}: it has characters other than ASCII")
+    shown = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    if len(text) > _LONGEST:
+        raise FormulaError(f"cannot read the formula {shown}: it has more than {_LONGEST:,} characters")
+    if not text.isascii() or "\0" in text:  # libsbml would skip such characters, and all after a zero byte
+        raise FormulaError(f"cannot read the formula {shown}: it has characters other than ASCII")
     tree = libsbml.parseL3FormulaWithSettings(text, _settings())
     if tree is None:
-        reason = " ".join(libsbml.getLastParseL3Error().split()) or "it is empty"
-        raise FormulaError(f"cannot read the formula {text!r}: {reason}")
-    expression = from_ast(tree)
+        reason = " ".join(libsbml.getLastParseL3Error().split()).rpartition(_REPEATED)[2]
+        raise FormulaError(f"cannot read the formula {shown}: {reason or 'it is empty'}")
+    if any(node.getType() == libsbml.AST_FUNCTION_LOG for node in nodes(tree)):
+        # libsbml's second argument of a logarithm is the first here; of log10(x) it makes that of x to the base 10 too.
+        tree = libsbml.parseL3FormulaWithSettings(_LOG.sub(f"{_LOG_NAME}(", text), _settings())
+    expression = from_ast(tree, _MORE_FUNCTIONS)
     if any(name.startswith(RATE_OF) for name in expression.symbols):
         raise UnsupportedFormulaError("rateOf is not supported in a formula")
     return expression

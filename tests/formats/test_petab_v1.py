@@ -319,7 +319,7 @@ FILES = [  # the same for a whole file
     ),
     ("more.tsv", 1, "value\ttime\tobservableId", "the column 'simulationConditionId' is missing; there are"),
     ("problem.yaml", 1, "format_version: [1", "this is not YAML"),
-    ("problem.yaml", 1, "format_version: 2020-13-45", "this is not YAML: month must be"),
+    ("problem.yaml", 1, "format_version: 2020-13-45", "format_version 2020-13-45 is not supported"),
     ("problem.yaml", 1, "[" * 5000, "this is not YAML"),
     ("problem.yaml", 6, '    observable_files: ["a\\0b"]', "it must be a list of file names"),
     ("problem.yaml", 1, "", "'format_version' is missing"),
@@ -381,7 +381,6 @@ def test_a_problem_without_measurements_is_refused(tmp_path):
         ("problem.yaml", 1, "format_version: 1\nextensions: {sciml: 1}", "extensions are not supported: {'sciml': 1}"),
         ("problem.yaml", 4, "  - sbml_files: [model.xml, model.xml]", "it has 2 SBML files; only one"),
         ("problem.yaml", 8, "  - sbml_files: [model.xml]", "it holds 2 problems; only one"),
-        ("more.tsv", 2, "1\tinf\tz\tlow", r"line 2, column 'time': steady states \(inf\)"),
     ],
 )
 def test_what_is_not_supported_is_said_so(tmp_path, name, line, text, message):

@@ -96,7 +96,7 @@ def test_what_is_not_supported_is_named(text):
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["(" * 50_000 + "x" + ")" * 50_000, "sin(" * 50_000 + "x" + ")" * 50_000])
+@pytest.mark.parametrize("text", ["(" * 15_000 + "x" + ")" * 15_000, "sin(" * 15_000 + "x" + ")" * 15_000])
 def test_text_nested_without_end_is_refused(text):
     with pytest.raises(FormulaError, match="memory exhausted"):
         parse(text)
