@@ -169,13 +169,13 @@ def _renamed(model: Model, rows: Sequence[Row]) -> Model:
 # ---- parameters
 
 _PARAMETER_COLUMNS = ("parameterId", "lowerBound", "upperBound", "nominalValue", "estimate")
+_YES, _NO = ("true", "True", "TRUE", "1"), ("false", "False", "FALSE", "0")
 
 
 def _parameter(row: Row) -> tuple[Row, Parameter]:
     name = own_name(row, "parameterId")
     nominal = row.number("nominalValue") if row["nominalValue"] else None
-    is_estimated = row.choice("estimate", _BOOLEANS)
-    if not _BOOLEANS[is_estimated]:
+    if row.choice("estimate", (*_YES, *_NO)) in _NO:
         if nominal is None:
             raise row.error("nominalValue", f"{name!r} is not estimated, so it needs a value")
         return row, Parameter(name, nominal=nominal, estimate=False)
@@ -193,10 +193,7 @@ def _parameter(row: Row) -> tuple[Row, Parameter]:
     except ParameterError as error:
         raise PEtabError(f"{row.place}: {error}") from error
 
-
-_BOOLEANS = {"true": True, "True": True, "TRUE": True, "1": True} | dict.fromkeys(
     ("false", "False", "FALSE", "0"), False
-)
 
 
 def _prior(row: Row) -> Prior | None:

@@ -452,6 +452,7 @@ def jacobian(roots: Sequence[Expr], names: Sequence[str]) -> SparseJacobian:
     return SparseJacobian(*(tuple(part) for part in zip(*found, strict=True))) if found else SparseJacobian((), (), ())
 
 
+_LONGEST_TEXT = 10_000
 _INFIX = {
     "add": "+",
     "sub": "-",
@@ -470,6 +471,7 @@ _INFIX = {
 
 
 def _text(root: Expr) -> str:
+    """Return an expression as text; long parts of it, which with what they share may be endless, are left out."""
     done: dict[Expr, str] = {}
     for node in postorder([root]):
         parts = [done[a] for a in node.args]
@@ -483,4 +485,6 @@ def _text(root: Expr) -> str:
             done[node] = f"(-{parts[0]})"
         else:
             done[node] = f"{node.op}({', '.join(parts)})"
+        if len(done[node]) > _LONGEST_TEXT:
+            done[node] = "(...)"
     return done[root]

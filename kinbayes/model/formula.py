@@ -249,7 +249,9 @@ def from_ast(root: libsbml.ASTNode, functions: Functions | None = None) -> Expr:
         if refused:
             raise UnsupportedFormulaError(f"{refused} is not supported in a formula")
         if count > MOST_ARGUMENTS:
-            raise FormulaError(f"an operator has {count:,} arguments, more than {MOST_ARGUMENTS:,}; split it into several")
+            raise FormulaError(
+                f"an operator has {count:,} arguments, more than {MOST_ARGUMENTS:,}; split it into several"
+            )
         if kind in _LEAVES:
             results.append(_LEAVES[kind](node))
         elif is_open:

@@ -218,7 +218,7 @@ def resolve(definitions: Mapping[str, Expr]) -> dict[str, Expr]:
                 continue
             path.add(name)
             used = [s for s in definitions[name].symbols if s in definitions]
-            needed = set(used) - done.keys()
+            needed = {name for name in used if name not in done}
             if needed & path:
                 raise ModelError(f"the definitions of {sorted({name, *needed & path})} form a circle")
             if needed:

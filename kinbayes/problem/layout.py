@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kinbayes.model.model import Model, ModelError
+from kinbayes.problem.inputs import at_rest
 from kinbayes.problem.noise import CENSORING
 from kinbayes.problem.observables import DataError, Experiment, Measurement
 from kinbayes.problem.periods import START, chosen, without_periods
@@ -162,7 +163,8 @@ def layout(
         )
     order = np.argsort(np.array([r for group in groups for r in group]), kind="stable")
     simulated = [named[lane.experiment] for lane in lanes]
-    equilibrated = [without_periods(named[lane.preequilibration or lane.experiment]) for lane in lanes]
+    before = [named[lane.preequilibration or lane.experiment] for lane in lanes]
+    equilibrated = [at_rest(without_periods(experiment)) for experiment in before]
     is_reset = [[not e.given.isdisjoint((n, chosen(n))) for n in slots.model.states] for e in simulated]
     return LikelihoodData(
         *_conditions(slots, values, simulated),

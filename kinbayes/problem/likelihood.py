@@ -16,6 +16,7 @@ from kinbayes.problem.periods import clock
 
 MEASUREMENT, CENSORING = "the measurement", "its censoring"  # symbols; no file can use these names
 MOST_SETTINGS = 2  # of any noise family
+_MOST_PLACEHOLDERS = 999  # of an observable
 
 
 class Rows(NamedTuple):
@@ -196,14 +197,24 @@ def _formulas(model: Model, observable: Observable) -> list[Expr]:
 
 
 def placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:
-    """Return the names in an observable's formulas that each measurement fills in, in order."""
+    """Return the names in an observable's formulas that each measurement fills in, in order.
+
+    Raises
+    ------
+    ModelError
+        If their numbers go beyond 999.
+    """
     found = {s for f in formulas for s in f.symbols}
     names = []
     for kind in ("observableParameter", "noiseParameter"):
-        numbers = [
-            int(s[len(kind) : -len(observable) - 1])
-            for s in found
-            if s.startswith(kind) and s.endswith(f"_{observable}") and s[len(kind) : -len(observable) - 1].isdigit()
-        ]
-        names += [f"{kind}{k}_{observable}" for k in range(1, max(numbers, default=0) + 1)]
+        own = (
+            s[len(kind) : -len(observable) - 1] for s in found if s.startswith(kind) and s.endswith(f"_{observable}")
+        )
+        numbers = [number for number in own if number.isdecimal()]
+        if max(map(len, numbers), default=0) > len(str(_MOST_PLACEHOLDERS)):
+            raise ModelError(
+                f"observable {observable!r}: a measurement cannot fill in more than {_MOST_PLACEHOLDERS} values; "
+                f"number those of {kind!r} from 1"
+            )
+        names += [f"{kind}{k}_{observable}" for k in range(1, max(map(int, numbers), default=0) + 1)]
     return names

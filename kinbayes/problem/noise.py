@@ -3,8 +3,8 @@
 A density may be stated on a transformation of the measurement; its Jacobian is kept, so that log likelihoods are
 densities of the measurements as they stand in the data and compare across transformations.
 
-A censored measurement is a limit that the true value lies below or above. Its density is the mass of that side, which is
-the same on every transformation.
+A censored measurement is a limit that the true value lies below or above. Its density is the mass of that side, the
+same on every transformation.
 """
 
 import math

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from kinbayes.model.expressions import ONE, ZERO, Expr, apply, const, where
 
 On = Literal["natural", "scaled"]
+_LARGEST_LOGARITHM = 700.0
 
 
 @runtime_checkable
@@ -37,6 +38,11 @@ class Prior(Protocol):
 def _positive(name: str, value: float) -> None:
     if not (value > 0 and math.isfinite(value)):
         raise ValueError(f"{name} is {value}; it must be a finite positive number")
+
+
+def _logarithm(name: str, value: float) -> None:
+    if not abs(value) <= _LARGEST_LOGARITHM:
+        raise ValueError(f"{name} is {value}; its exponential must be a number that is neither 0 nor infinite")
 
 
 def _ordered(low: float, high: float) -> None:
@@ -151,6 +157,7 @@ class LogNormal:
 
     def __post_init__(self) -> None:
         _positive("sigma of a log-normal prior", self.sigma)
+        _logarithm("mu of a log-normal prior", self.mu)
 
     @property
     def settings(self) -> tuple[float, ...]:
@@ -209,6 +216,7 @@ class LogLaplace:
 
     def __post_init__(self) -> None:
         _positive("the scale of a log-Laplace prior", self.scale)
+        _logarithm("the location of a log-Laplace prior", self.location)
 
     @property
     def settings(self) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem import residuals
+from kinbayes.problem.inputs import Input, check_inputs, driven
 from kinbayes.problem.layout import layout
 from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_steady_states
 from kinbayes.problem.log_prior import forms, prior_data
@@ -52,6 +53,8 @@ class Problem:
         our own, `censoring`, is `below` or `above` where the true value lies below or above `measurement`.
     experiments
         The conditions that `simulationConditionId` names; by default one, in which the model stands as it is.
+    inputs
+        Parameters of the model that follow tables over time.
     rtol, atol
         Tolerances of the simulation, relative and absolute. The native engine lowers the absolute one for states that
         have always been smaller than 1, down to a thousandth of the largest state.
@@ -79,6 +82,7 @@ class Problem:
         data: pd.DataFrame,
         *,
         experiments: Sequence[Experiment] | None = None,
+        inputs: Sequence[Input] = (),
         rtol: float = 1e-6,
         atol: float = 1e-9,
         engine: str = "native",
@@ -86,18 +90,21 @@ class Problem:
         name: str | None = None,
     ) -> None:
         experiments = [Experiment("experiment")] if experiments is None else list(experiments)
-        for kind, things in (("parameter", parameters), ("observable", observables), ("experiment", experiments)):
+        kinds = {"parameter": parameters, "observable": observables, "experiment": experiments, "input": inputs}
+        for kind, things in kinds.items():
             names = [thing.name for thing in things]
             twice = sorted({n for n in names if names.count(n) > 1})
             if twice:
                 raise ValueError(f"{kind} names {twice} are used twice; every {kind} needs its own")
         check_tolerances(rtol, atol)
+        check_inputs(inputs, experiments, [p.name for p in parameters])
         self.name = name or model.name
         self.model = model
         self.parameters = tuple(parameters)
         self.estimated = tuple(p for p in parameters if p.estimate)
         self.observables = tuple(observables)
         self.experiments = tuple(experiments)
+        self.inputs = tuple(inputs)
         self.rtol, self.atol, self.engine, self.max_steps = rtol, atol, engine, max_steps
         self._prior_data = prior_data(self.estimated)
         self._set_measurements(measurements(data, self.observables, self.experiments))
@@ -106,7 +113,8 @@ class Problem:
         if self.engine == "jax":
             refuse_steady_states(rows)
         self.measurements: tuple[Measurement, ...] = tuple(rows)
-        model, experiments = expanded(self.model, self.experiments, [p.name for p in self.parameters])
+        model, experiments = driven(self.model, self.experiments, self.inputs)
+        model, experiments = expanded(model, experiments, [p.name for p in self.parameters])
         self._functions: Functions = functions(self._structure(model, experiments))
         constants = {p.name: p.nominal for p in self.parameters if not p.estimate}
         slots = self._functions.likelihood.slots
@@ -435,9 +443,10 @@ class Problem:
         parameters = [(p.name, p.scale, p.prior, p.bounds, None if p.estimate else p.nominal) for p in self.parameters]
         observables = [(o.name, o.formula, o.noise) for o in self.observables]
         experiments = [(e.name, sorted(e.values.items()), e.start, e.periods) for e in self.experiments]
+        inputs = [(i.name, i.interpolation, sorted(i.curves.items())) for i in self.inputs]
         parts = (
             (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), events, flags, code),
-            (parameters, observables, experiments),
+            (parameters, observables, experiments, inputs),
             (self.measurements, self.rtol, self.atol, self.engine, self.max_steps),
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -39,7 +39,7 @@ def call(operator, *arguments):
         ("log(x)", math.log(1.3)),
         ("ln(x)", math.log(1.3)),
         ("log10(x)", math.log10(1.3)),
-        ("log(2, 8)", 3.0),
+        ("log(8, 2)", 3.0),
         ("x^2 + y^-1", 1.3**2 + 1 / 0.7),
         ("-x^2", -(1.3**2)),
         ("x - y - 1", 1.3 - 0.7 - 1),
