@@ -193,8 +193,6 @@ def _parameter(row: Row) -> tuple[Row, Parameter]:
     except ParameterError as error:
         raise PEtabError(f"{row.place}: {error}") from error
 
-    ("false", "False", "FALSE", "0"), False
-
 
 def _prior(row: Row) -> Prior | None:
     settings = row.parts("priorParameters")
