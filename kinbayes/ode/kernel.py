@@ -193,6 +193,7 @@ def _kernel(sources: int) -> Callable:
                 told[0], told[1], told[2], told[3], told[4] = total, status, t, steps, rejected
                 told[5] = -1.0 if status == _OK else _moving(work, num_states)
                 told[6] = 0.0 if told[5] < 0.0 else work.f[int(told[5])]
+                told[7] = work.moment[PHASE]
         free(allocated)
 
     return evaluate

@@ -269,7 +269,8 @@ def _stage(rhs: Sequence[Expr], states: Sequence[str], constants: Sequence[str],
 class Lanes(NamedTuple):
     """What became of every lane: its log likelihood, status, the time it reached, and its steps.
 
-    Where it failed, also the state that moves most for its size, and its derivative there; else -1 and 0.
+    Where it failed, also the state that moves most for its size, and its derivative there, else -1 and 0; and the phase
+    in which it ended.
     """
 
     log_likelihood: Float[np.ndarray, "n lanes"]
@@ -279,6 +280,7 @@ class Lanes(NamedTuple):
     rejected: Int[np.ndarray, "n lanes"]
     moving: Int[np.ndarray, "n lanes"]
     rate: Float[np.ndarray, "n lanes"]
+    phase: Int[np.ndarray, "n lanes"]
 
 
 def total(lanes: Lanes) -> Float[np.ndarray, " n"]:
@@ -359,9 +361,9 @@ def simulated(
         _evaluate(*run)
         for other in others:
             other.result()
-    value, status, time, steps, rejected, moving, rate = np.moveaxis(lanes, -1, 0)
-    status, steps, rejected, moving = (part.astype(int) for part in (status, steps, rejected, moving))
-    found = Lanes(value, status, time, steps, rejected, moving, rate)
+    value, status, time, steps, rejected, moving, rate, phase = np.moveaxis(lanes, -1, 0)
+    status, steps, rejected, moving, phase = (p.astype(int) for p in (status, steps, rejected, moving, phase))
+    found = Lanes(value, status, time, steps, rejected, moving, rate, phase)
     return Simulated(found, rows, states, gradients, slopes)
 
 

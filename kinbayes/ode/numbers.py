@@ -211,6 +211,7 @@ class LaneColumns(NamedTuple):
     rejected: int = 4
     moving: int = 5  # where it failed, the state that moves most for its size, else -1
     rate: int = 6  # its derivative
+    phase: int = 7  # in which it ended
 
 
 WIDTH = 8  # numbers of a vector: all stages, or tangents of a block; parts of memory are made of whole ones

@@ -134,7 +134,7 @@ def layout(
         If a row gives too few or too many values for the placeholders of its observable, or unknown names.
     """
     values = _Values(slots.parameter_names, constants)
-    lanes = _lanes(measurements, experiments)
+    lanes = lanes_of(measurements, experiments)
     for experiment in experiments:
         _check_experiment(slots.model, values, experiment, lanes)
     lane_of = {lane: k for k, lane in enumerate(lanes)}
@@ -189,18 +189,18 @@ def _real(values: Sequence[float] | float) -> Float[np.ndarray, "..."]:
     return np.array(values, dtype=np.float64)
 
 
-class _Lane(NamedTuple):
+class Lane(NamedTuple):
     """The names of a lane's experiment and of its pre-equilibration, empty where there is none."""
 
     experiment: str
     preequilibration: str
 
 
-def _lane(measurement: Measurement) -> _Lane:
-    return _Lane(measurement.experiment, measurement.preequilibration)
+def _lane(measurement: Measurement) -> Lane:
+    return Lane(measurement.experiment, measurement.preequilibration)
 
 
-def _lanes(measurements: Sequence[Measurement], experiments: Sequence[Experiment]) -> list[_Lane]:
+def lanes_of(measurements: Sequence[Measurement], experiments: Sequence[Experiment]) -> list[Lane]:
     """Return the lanes that measurements need, in the order of the experiments; none before any pre-equilibration."""
     rank = {name: k for k, name in enumerate(["", *(e.name for e in experiments)])}
     return sorted(set(map(_lane, measurements)), key=lambda lane: tuple(rank[name] for name in lane))
@@ -215,7 +215,7 @@ def _conditions(
     return values.source(inputs, len(lanes)), is_given.reshape(-1, len(lanes))
 
 
-def _check_experiment(model: Model, values: "_Values", experiment: Experiment, lanes: Sequence[_Lane]) -> None:
+def _check_experiment(model: Model, values: "_Values", experiment: Experiment, lanes: Sequence[Lane]) -> None:
     own = [lane for lane in lanes if experiment.name in lane]
     is_after = bool(own) and all(lane.preequilibration not in ("", experiment.name) for lane in own)
     for name, value in experiment.values.items():

@@ -14,12 +14,14 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
+from kinbayes.ode import native
 from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem import residuals
 from kinbayes.problem.inputs import Input, check_inputs, driven
-from kinbayes.problem.layout import layout
+from kinbayes.problem.failures import Failure, failures
+from kinbayes.problem.layout import lanes_of, layout
 from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_steady_states
 from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
@@ -344,6 +346,21 @@ class Problem:
         return Evaluation(
             log_likelihood, np.asarray(self._functions.batched.log_prior(self._prior_data, padded))[:num], status
         )
+
+    def failures(self, u: Float[ArrayLike, " dim"]) -> tuple[Failure, ...]:
+        """Return what failed of a vector's simulations: where, when, why, and what to try, as `str` tells it.
+
+        Raises
+        ------
+        ValueError
+            If the engine is another than `native`.
+        """
+        if self.engine != "native":
+            raise ValueError(f"the engine is {self.engine!r}; only engine='native' tells what failed")
+        numbers = type(self._data.native)(*map(np.asarray, self._data.native))
+        found = native.simulated(numbers, np.asarray(u, dtype=float)[None])
+        names = lanes_of(self.measurements, self.experiments)
+        return failures(found.lanes, names, self._functions.likelihood.model.states)
 
     def rows(self, U: Float[ArrayLike, "n dim"]) -> Rows:
         """Return predictions, noise settings, log densities and statuses of a batch of vectors, (n, …) each."""

@@ -12,6 +12,7 @@ _TIGHTER = 1e-3  # of both tolerances, for the comparison; never below what floa
 _FINEST = 1e-12
 _STEP = 1e-4  # of a scaled parameter; with differences of order 4 the error is that of the solver
 _AGREES = 1e-3  # of the largest component
+_MOST_SHOWN = 10  # simulations that fail
 
 
 class Check(NamedTuple):
@@ -46,7 +47,7 @@ def check(problem: Problem) -> Check:
     found = problem.evaluate(u[None])
     status = Status(int(found.status[0]))
     if status != Status.OK:
-        return Check(False, [*lines, f"the nominal point cannot be simulated: {status.advice}"])
+        return Check(False, [*lines, *_reasons(problem, u, status)])
     lines.append(f"log likelihood {found.log_likelihood[0]:.6f}, log prior {found.log_prior[0]:.6f}")
     if not np.isfinite(found.log_prior[0]):
         lines.append("the nominal point lies outside the bounds")
@@ -62,6 +63,15 @@ def check(problem: Problem) -> Check:
         f"largest difference {error:.1e} of the largest component"
     )
     return Check(bool(is_right), lines)
+
+
+def _reasons(problem: Problem, u: np.ndarray, status: Status) -> list[str]:
+    """Return why a point cannot be simulated, experiment by experiment."""
+    failures = problem.failures(u) if problem.engine == "native" else ()
+    if not failures:
+        return [f"the nominal point cannot be simulated: {status.advice}"]
+    shown = [f"  {failure}" for failure in failures[:_MOST_SHOWN]]
+    return [f"the nominal point cannot be simulated; {len(failures)} of {problem.num_lanes} simulations fail:", *shown]
 
 
 def _gradient_error(problem: Problem, u: np.ndarray) -> float:

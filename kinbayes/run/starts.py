@@ -45,9 +45,16 @@ def chain_starts(
     given = _inside(problem, given)
     found = problem.evaluate(given)
     for k in np.flatnonzero(~np.isfinite(found.log_likelihood + found.log_prior)):
-        why = Status(int(found.status[k])).advice if found.status[k] else "it lies outside the prior's support"
+        why = _reason(problem, given[k], Status(int(found.status[k])))
         raise StartError(f"the start of chain {k} has no density: {why}")
     return given, {"initial": said}
+
+
+def _reason(problem: Problem, u: np.ndarray, status: Status) -> str:
+    if status == Status.OK:
+        return "it lies outside the prior's support"
+    failures = problem.failures(u) if problem.engine == "native" else ()
+    return str(failures[0]) if failures else status.advice
 
 
 def best_estimate(problem: Problem, idata: InferenceData) -> Float[np.ndarray, " dim"]:

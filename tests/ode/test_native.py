@@ -60,6 +60,9 @@ def vectors():
     return U
 
 
+NUM = len(native.Lanes._fields)  # what is told of every lane; rows, states, … follow
+
+
 def everything(numbers, U, **settings):
     found = native.simulated(numbers, U, with_rows=True, with_states=True, **settings)
     return [*found.lanes, found.rows, found.states]
@@ -111,28 +114,28 @@ def test_a_failed_lane_leaves_nothing_behind(numbers, vectors, expected):
 
 
 def test_serial_totals_are_those_of_the_lanes(numbers, vectors, expected):
-    totals = native.totals(native.Lanes(*expected[:7]))
+    totals = native.totals(native.Lanes(*expected[:NUM]))
     assert np.sum(np.isfinite(totals)) > 5
     assert np.sum(np.isneginf(totals)) > 5
     np.testing.assert_array_equal(native.log_likelihoods(numbers, vectors), totals)
     np.testing.assert_array_equal([native.log_likelihoods(numbers, u[None])[0] for u in vectors], totals)
     is_good = np.isfinite(totals)
-    np.testing.assert_allclose(totals[is_good], expected[7][is_good, :, 0].sum(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(totals[is_good], expected[NUM][is_good, :, 0].sum(axis=1), rtol=1e-12)
 
 
 def test_jax_and_numpy_get_the_same_numbers(problem, numbers, vectors, expected):
-    totals = native.totals(native.Lanes(*expected[:7]))
+    totals = native.totals(native.Lanes(*expected[:NUM]))
     np.testing.assert_array_equal([problem.log_likelihood(u) for u in vectors], totals)
     np.testing.assert_array_equal(jax.vmap(problem.log_likelihood)(vectors), totals)
     np.testing.assert_array_equal(problem.batched.log_likelihood(vectors), totals)
     rows = problem.rows(vectors)
-    np.testing.assert_array_equal(rows.log_density, expected[7][..., 0])
-    np.testing.assert_array_equal(rows.simulated, expected[7][..., 1])
+    np.testing.assert_array_equal(rows.log_density, expected[NUM][..., 0])
+    np.testing.assert_array_equal(rows.simulated, expected[NUM][..., 1])
     np.testing.assert_array_equal(rows.status, expected[1])
-    np.testing.assert_array_equal(problem.states(vectors), expected[8].reshape(len(vectors), 3, len(TIMES), 2))
+    np.testing.assert_array_equal(problem.states(vectors), expected[NUM + 1].reshape(len(vectors), 3, len(TIMES), 2))
     good = int(np.argmax(np.isfinite(totals)))
-    np.testing.assert_array_equal(problem.simulated(vectors[good]), expected[7][good, :, 1])
-    np.testing.assert_array_equal(problem.pointwise_log_likelihood(vectors[good]), expected[7][good, :, 0])
+    np.testing.assert_array_equal(problem.simulated(vectors[good]), expected[NUM][good, :, 1])
+    np.testing.assert_array_equal(problem.pointwise_log_likelihood(vectors[good]), expected[NUM][good, :, 0])
 
 
 def test_totals_of_lanes():
@@ -141,7 +144,7 @@ def test_totals_of_lanes():
     lanes = native.Lanes(
         np.array([[-1.0, -2.0], [-1.0, -2.0], [np.nan, -2.0], [np.inf, 0.0]]),
         np.array([[ok, ok], [ok, failed], [ok, ok], [ok, ok]]),
-        *np.zeros((5, *shape)).astype(object),
+        *np.zeros((NUM - 2, *shape)).astype(object),
     )
     np.testing.assert_array_equal(native.totals(lanes), [-3.0, -np.inf, -np.inf, -np.inf])
 

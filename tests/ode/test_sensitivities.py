@@ -790,6 +790,9 @@ def vectors():
     return U
 
 
+NUM = len(native.Lanes._fields)  # what is told of every lane; rows, states, gradients, slopes follow
+
+
 def everything(numbers, U, num_threads=None):
     found = native.simulated(
         numbers, U, with_rows=True, with_gradients=True, with_slopes=True, with_states=True, num_threads=num_threads
@@ -851,10 +854,10 @@ def test_a_failed_lane_leaves_nothing_behind(fragile, vectors):
 def test_rows_do_not_change_the_gradient(fragile, vectors):
     numbers = numbers_of(fragile)
     alone = native.simulated(numbers, vectors, with_gradients=True)
-    assert_same(alone.lanes, everything(numbers, vectors)[:7])
-    np.testing.assert_array_equal(alone.gradients, everything(numbers, vectors)[9])
+    assert_same(alone.lanes, everything(numbers, vectors)[:NUM])
+    np.testing.assert_array_equal(alone.gradients, everything(numbers, vectors)[NUM + 2])
     only_slopes = native.simulated(numbers, vectors, with_slopes=True)
-    np.testing.assert_array_equal(only_slopes.slopes, everything(numbers, vectors)[10])
+    np.testing.assert_array_equal(only_slopes.slopes, everything(numbers, vectors)[NUM + 3])
     assert only_slopes.gradients is None
 
 
@@ -873,8 +876,8 @@ def test_lanes_after_an_equilibration_depend_on_their_own_numbers_alone():
         assert_same(everything(numbers, u[None], 1), [part[k : k + 1] for part in expected])
     # The last lane sees no parameter at all, and so has no slope.
     rows = np.array([m.experiment == "after4" for m in of.measurements])
-    np.testing.assert_array_equal(expected[10][:, rows], 0.0)
-    good = expected[10][np.arange(12) != 4]
+    np.testing.assert_array_equal(expected[NUM + 3][:, rows], 0.0)
+    good = expected[NUM + 3][np.arange(12) != 4]
     np.testing.assert_allclose(good[:3], [_differences_of_rows(of, u) for u in U[:3]], atol=1e-4)
 
 

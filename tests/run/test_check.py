@@ -23,7 +23,8 @@ def test_a_point_that_cannot_be_simulated_is_said(problem):
     hopeless = kb.Problem(problem.model, problem.parameters, problem.observables, data, max_steps=3)
     found = check(hopeless)
     assert not found.is_good
-    assert "cannot be simulated: the solver used all its steps" in found.lines[-1]
+    assert "1 of 1 simulations fail" in found.lines[-2]
+    assert "the solver used all its steps" in found.lines[-1]
 
 
 def test_a_wrong_gradient_is_said(problem, monkeypatch):
