@@ -7,6 +7,7 @@ left open. Numbers come from `kinbayes.results.summary`; here they get a place a
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
@@ -21,6 +22,8 @@ from kinbayes.results.store import InferenceData
 # Okabe and Ito's palette, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/)
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _GREY, _PALE = "#222222", "#6b6b6b", "#dddddd"
+_GAP = 0.12  # between the last time and a steady state, of the time axis
+_GAP = 0.12  # of the time axis, between its last time and a steady state
 _WIDE_DATA = 100.0  # largest / smallest measurement, above which an axis is logarithmic
 _WIDE_INTERVAL = 20.0  # upper / lower end, above which an axis is logarithmic
 _VISIBLE = 0.005  # of a density's maximum: below, the curve is not told from the axis
@@ -178,13 +181,20 @@ def _draw_fits(
 
 
 def _draw_fit(ax: Axes, data: pd.DataFrame, wide: pd.DataFrame, narrow: pd.DataFrame, color: str) -> None:
+    is_finite = np.isfinite(data["time"])
+    data, wide, narrow = (_with_rest(table, data["time"][is_finite]) for table in (data, wide, narrow))
     for band, alpha in ((wide, 0.20), (narrow, 0.30)):
-        if len(band) > 1:
-            ax.fill_between(band["time"], band["lower"], band["upper"], color=color, alpha=alpha, lw=0)
-        else:  # one time: a band without width would not be seen
-            ax.vlines(band["time"], band["lower"], band["upper"], color=color, alpha=alpha, lw=12)
-    ax.plot(wide["time"], wide["median"], color=color, lw=2, marker="_" if len(wide) == 1 else None, ms=12)
+        followed, alone = _followed(band)
+        ax.fill_between(followed["time"], followed["lower"], followed["upper"], color=color, alpha=alpha, lw=0)
+        # One time: a band without width would not be seen.
+        ax.vlines(alone["time"], alone["lower"], alone["upper"], color=color, alpha=alpha, lw=12)
+    followed, alone = _followed(wide)
+    ax.plot(followed["time"], followed["median"], color=color, lw=2)
+    ax.plot(alone["time"], alone["median"], "_", color=color, mew=2, ms=12)
     ax.plot(data["time"], data["measurement"], "o", color=_INK, ms=5, mec="white", mew=0.8, zorder=3)
+    if not is_finite.all():
+        label = ax.get_xaxis_transform()
+        ax.annotate("steady", (data["time"].max(), 1), xycoords=label, ha="center", va="bottom", fontsize=8, color=_GREY)
     lowest = min(wide["lower"].min(), data["measurement"].min())
     if lowest > 0 and data["measurement"].max() > _WIDE_DATA * data["measurement"].min():
         ax.set_yscale("log")
@@ -193,6 +203,20 @@ def _draw_fit(ax: Axes, data: pd.DataFrame, wide: pd.DataFrame, narrow: pd.DataF
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.margins(x=0.02)
     ax.grid(axis="y", color=_PALE, lw=0.6)
+
+
+def _with_rest(table: pd.DataFrame, finite: pd.Series) -> pd.DataFrame:
+    """Return a table in which steady states stand a little behind the finite times of the data."""
+    span = float(finite.max() - finite.min()) if len(finite) else 0.0
+    end = (float(finite.max()) if len(finite) else 0.0) + (_GAP * span or 1.0)
+    is_rest = np.isinf(table["time"])
+    return table.assign(time=table["time"].where(~is_rest, end), is_rest=is_rest)
+
+
+def _followed(band: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the part of a band that is a curve, and what stands alone."""
+    is_rest = band["is_rest"] | ((~band["is_rest"]).sum() == 1)
+    return band[~is_rest], band[is_rest]
 
 
 # ---- marginals

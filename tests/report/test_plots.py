@@ -12,14 +12,14 @@ CHAINS, DRAWS = 2, 60
 
 @pytest.fixture(scope="module")
 def idata():
-    """Five parameters, two observables in two experiments, one of them at a single time."""
+    """Five parameters, two observables in two experiments, one of them at a single time and in a steady state."""
     rng = np.random.default_rng(0)
     draws = rng.normal(size=(CHAINS, DRAWS, 5))
     draws[..., 0] = np.exp(0.1 * draws[..., 0])
     draws[..., 1] = np.exp(3 * draws[..., 1])
     draws[..., 2] = 1.0
     draws[0, 0, 3] = np.nan
-    times = np.array([0.0, 1.0, 1.0, 2.0] * 2 + [5.0, 5.0])
+    times = np.array([0.0, 1.0, 1.0, 2.0] * 2 + [5.0, np.inf])
     values = np.array([1.0, 10.0, 11.0, 900.0] * 2 + [3.0, 4.0])
     predictive = values * np.exp(0.1 * rng.normal(size=(CHAINS, DRAWS, 10)))
     return store.posterior_data(
@@ -64,6 +64,15 @@ def test_panels_say_what_they_show(idata):
     assert titles == ["yield (mg), a", "yield (mg), b", "z, a", "z, b"]
     assert figure.axes[-1].get_xlabel() == "time (s)"
     assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "linear", "linear"]
+
+
+def test_a_steady_state_stands_behind_the_last_time(idata):
+    single, steady = plots.plot_fit(idata).axes[2:]
+    assert [text.get_text() for text in steady.texts] == ["steady"]
+    assert not single.texts
+    for ax in (single, steady):
+        assert all(np.all(np.isfinite(line.get_xdata())) for line in ax.lines)
+        assert ax.lines[-1].get_ydata().size == 1
 
 
 def test_marginals_follow_the_parameter(idata):
