@@ -10,6 +10,7 @@ import pytest
 import kinbayes as kb
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_two_commands_stand_first():
@@ -17,19 +18,36 @@ def test_the_two_commands_stand_first():
     assert first == ["pip install . && kinbayes demo", "pip install -e '.[test]' && pytest"]
 
 
-def test_every_public_name_in_the_python_block_exists():
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names = set(re.findall(r"kb\.(\w+)", block))
-    assert names
-    assert names <= set(kb.__all__)
+def test_every_public_name_in_the_python_blocks_exists():
+    for block in BLOCKS:
+        names = set(re.findall(r"kb\.(\w+)", block))
+        assert names
+        assert names <= set(kb.__all__)
+
+
+PRELUDE = """
+import numpy as np, pandas as pd, kinbayes as kb
+from kinbayes.model.formula import parse
+rates = {"drug": "k_in - light * drug"}
+model = kb.Model("m", {n: parse(e) for n, e in rates.items()}, {n: parse("1") for n in ("drug", "k_in", "light")})
+parameters = [kb.Parameter("bolus", kb.LogNormal(0, 1))]
+observables = [kb.Observable("y", "drug", kb.noise.normal("0.1"))]
+table = pd.DataFrame({"time": [0.0, 15.0, 30.0], "value": [0.1, 0.3, 0.2]})
+rows = [("y", "dose", 12.0, 3.0), ("y", "dose", 25.0, 0.5), ("y", "washout", 30.0, 5.0)]
+data = pd.DataFrame(rows, columns=["observableId", "simulationConditionId", "time", "measurement"])
+"""
+
+
+def test_the_block_of_experiments_makes_a_problem():
+    code = f"{PRELUDE}\n{BLOCKS[1]}\nassert problem.evaluate([[0.3]]).status == [0]\nassert problem.num_lanes == 2"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
 def test_the_python_block_finds_the_published_answer(tmp_path, monkeypatch):
     (tmp_path / "models").symlink_to(Path(__file__).parents[1] / "models")
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    subprocess.run([sys.executable, "-c", block], check=True)
+    subprocess.run([sys.executable, "-c", BLOCKS[0]], check=True)
     idata = kb.load("run.nc")
     # Carpenter (2018), "Predator-Prey Population Dynamics: the Lotka-Volterra model in Stan": posterior means, rounded.
     published = {"alpha": (0.55, 0.01), "beta": (0.028, 0.001), "gamma_": (0.80, 0.01), "delta": (0.024, 0.001)}
