@@ -190,7 +190,7 @@ def constrain(box: Box, x: Float[Array, " dim"]) -> tuple[Float[Array, " dim"], 
     # Each branch sees a harmless argument where it is not taken, so that no derivative becomes NaN.
     x_both = jnp.where(has_lower & has_upper, x, 0.0)
     x_one = jnp.where(has_lower ^ has_upper, x, 0.0)
-    both = lower + width * jax.nn.sigmoid(x_both)
+    both = jnp.minimum(lower + width * jax.nn.sigmoid(x_both), upper)  # rounding might leave the box
     one = jnp.where(has_lower, lower + jnp.exp(x_one), upper - jnp.exp(x_one))
     u = jnp.where(has_lower & has_upper, both, jnp.where(has_lower | has_upper, one, x))
     log_slope = jnp.where(

@@ -24,6 +24,7 @@ _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _GREY, _PALE = "#222222", "#6b6b6b", "#dddddd"
 _GAP = 0.12  # between the last time and a steady state, of the time axis
 _GAP = 0.12  # of the time axis, between its last time and a steady state
+_MARKERS = {"": "o", "below": "v", "above": "^"}  # limits point to where the true value lies
 _WIDE_DATA = 100.0  # largest / smallest measurement, above which an axis is logarithmic
 _WIDE_INTERVAL = 20.0  # upper / lower end, above which an axis is logarithmic
 _VISIBLE = 0.005  # of a density's maximum: below, the curve is not told from the axis
@@ -171,13 +172,19 @@ def _draw_fits(
         ax.set_title(f"{label}, {experiment}" if has_experiments else label, loc="left", fontsize=10, color=_INK)
         if k + columns >= len(panels):
             ax.set_xlabel(_titled("time", idata.constant_data[f"{observable}_time"].attrs["unit"]), color=_GREY)
+    censoring = [
+        word for word in ("below", "above") if any((table["censoring"] == word).any() for table in data.values())
+    ]
     handles = [
         Line2D([], [], ls="", marker="o", ms=5, color=_INK, label="measured"),
+        *(Line2D([], [], ls="", marker=_MARKERS[w], ms=5, color=_INK, label=f"{w} this limit") for w in censoring),
         Line2D([], [], color=_GREY, lw=2, label="median"),
         Patch(color=_GREY, alpha=0.55, lw=0, label="50 % of new measurements"),
         Patch(color=_GREY, alpha=0.25, lw=0, label=f"{_percent(prob)} of new measurements"),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=_GREY)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=_GREY
+    )
 
 
 def _draw_fit(ax: Axes, data: pd.DataFrame, wide: pd.DataFrame, narrow: pd.DataFrame, color: str) -> None:
@@ -191,10 +198,14 @@ def _draw_fit(ax: Axes, data: pd.DataFrame, wide: pd.DataFrame, narrow: pd.DataF
     followed, alone = _followed(wide)
     ax.plot(followed["time"], followed["median"], color=color, lw=2)
     ax.plot(alone["time"], alone["median"], "_", color=color, mew=2, ms=12)
-    ax.plot(data["time"], data["measurement"], "o", color=_INK, ms=5, mec="white", mew=0.8, zorder=3)
+    for censoring, marker in _MARKERS.items():
+        own = data[data["censoring"] == censoring]
+        ax.plot(own["time"], own["measurement"], marker, color=_INK, ms=5, mec="white", mew=0.8, zorder=3)
     if not is_finite.all():
         label = ax.get_xaxis_transform()
-        ax.annotate("steady", (data["time"].max(), 1), xycoords=label, ha="center", va="bottom", fontsize=8, color=_GREY)
+        ax.annotate(
+            "steady", (data["time"].max(), 1), xycoords=label, ha="center", va="bottom", fontsize=8, color=_GREY
+        )
     lowest = min(wide["lower"].min(), data["measurement"].min())
     if lowest > 0 and data["measurement"].max() > _WIDE_DATA * data["measurement"].min():
         ax.set_yscale("log")

@@ -65,6 +65,9 @@ class MeasurementTable(NamedTuple):
         Observable -> what an axis says (name and unit); its own name where absent.
     time_unit
         Unit of time, empty where unknown.
+    censoring
+        `below` or `above` where the value is a limit that the true one lies below or above, else empty; no entries
+        where none is.
     """
 
     observables: Sequence[str]
@@ -73,6 +76,7 @@ class MeasurementTable(NamedTuple):
     values: Float[np.ndarray, " measurements"]
     labels: Mapping[str, str] = MappingProxyType({})
     time_unit: str = ""
+    censoring: Sequence[str] = ()
 
 
 def check_names(parameters: Sequence[str], observables: Sequence[str]) -> None:
@@ -294,6 +298,8 @@ def _inference_data(
         dim = f"{observable}_measurement"
         variables[f"{observable}_time"] = (dim, measurements.times[rows], {"unit": measurements.time_unit})
         variables[f"{observable}_experiment"] = (dim, experiments[rows])
+        if measurements.censoring:
+            variables[f"{observable}_censoring"] = (dim, np.asarray(measurements.censoring, dtype=str)[rows])
         coords[dim] = rows
     return InferenceData(
         attrs={_LAYOUT_ATTR: LAYOUT, **encode(attrs)},

@@ -230,7 +230,7 @@ def bands(predicted: xr.Dataset, prob: float = 0.95) -> pd.DataFrame:
 
 
 def measurements(idata: InferenceData) -> pd.DataFrame:
-    """Return the measurements, with the columns `observable`, `experiment`, `time`, `measurement`."""
+    """Return the measurements, with the columns `observable`, `experiment`, `time`, `censoring`, `measurement`."""
     observed = _group(idata, "observed_data")
     tables = [
         _places(idata, str(name)).assign(measurement=variable.values) for name, variable in observed.data_vars.items()
@@ -311,7 +311,8 @@ def _group(idata: InferenceData, name: str) -> xr.Dataset:
 def _places(idata: InferenceData, observable: str) -> pd.DataFrame:
     places = idata.constant_data
     columns = {what: places[f"{observable}_{what}"].values for what in ("experiment", "time")}
-    return pd.DataFrame({"observable": observable, **columns})
+    censoring = places[f"{observable}_censoring"].values if f"{observable}_censoring" in places else ""
+    return pd.DataFrame({"observable": observable, **columns, "censoring": censoring})
 
 
 def _check_prob(prob: float) -> None:

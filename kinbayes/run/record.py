@@ -50,6 +50,7 @@ def measurement_table(problem: Problem) -> MeasurementTable:
         np.array([m.value for m in rows]),
         labels={o.name: o.label for o in problem.observables if o.label},
         time_unit=problem.model.units.get("time", ""),
+        censoring=[m.censoring for m in rows] if any(m.censoring for m in rows) else (),
     )
 
 

@@ -31,6 +31,7 @@ def idata():
             values,
             {"y": "yield (mg)"},
             "s",
+            ("", "below", "", "above") + ("",) * 6,
         ),
         draws=draws,
         sample_stats={
@@ -72,7 +73,17 @@ def test_a_steady_state_stands_behind_the_last_time(idata):
     assert not single.texts
     for ax in (single, steady):
         assert all(np.all(np.isfinite(line.get_xdata())) for line in ax.lines)
-        assert ax.lines[-1].get_ydata().size == 1
+        assert sum(line.get_ydata().size for line in ax.lines if line.get_marker() == "o") == 1
+
+
+def test_limits_point_to_where_the_true_value_lies(idata):
+    figure = plots.plot_fit(idata)
+    drawn = {line.get_marker(): line.get_xydata().tolist() for line in figure.axes[0].lines}
+    assert drawn["v"] == [[1.0, 10.0]]
+    assert drawn["^"] == [[2.0, 900.0]]
+    assert drawn["o"] == [[0.0, 1.0], [1.0, 11.0]]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[1:3] == ["below this limit", "above this limit"]
 
 
 def test_marginals_follow_the_parameter(idata):
