@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from kinbayes.examples import example
     from kinbayes.formats.antimony import read_antimony
     from kinbayes.formats.petab import read_petab
+    from kinbayes.formats.petab_export import export_petab
     from kinbayes.formats.sbml.reader import read_sbml
     from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
     from kinbayes.problem import noise
+    from kinbayes.problem.inputs import Input
     from kinbayes.problem.observables import Experiment, Observable, Period
     from kinbayes.problem.parameters import Parameter
     from kinbayes.problem.priors import (
@@ -49,6 +51,7 @@ _HOMES = {
     "Experiment": "problem.observables",
     "Exponential": "problem.priors",
     "Gamma": "problem.priors",
+    "Input": "problem.inputs",
     "Laplace": "problem.priors",
     "LogLaplace": "problem.priors",
     "LogNormal": "problem.priors",
@@ -63,6 +66,7 @@ _HOMES = {
     "Uniform": "problem.priors",
     "credible_intervals": "results.summary",
     "example": "examples",
+    "export_petab": "formats.petab_export",
     "load": "results.store",
     "noise": "problem",
     "optimize": "run.optimize",

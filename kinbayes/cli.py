@@ -39,6 +39,7 @@ app = typer.Typer(
 
 _SBML = (".xml", ".sbml")
 _ANTIMONY = (".ant", ".antimony", ".txt")  # known here too, since reading loads libsbml
+_FORMATS = ("petab",)  # of exports
 _MOST = 20  # reasons that are printed
 
 ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML).", show_default=False)]
@@ -117,6 +118,23 @@ def check(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not result.is_good:
         raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    problem: ProblemPath,
+    folder: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    format: Annotated[str, typer.Option(help="petab.")] = "petab",
+    version: Annotated[
+        int | None, typer.Option(help="1 or 2; by default 1 where it suffices.", show_default=False)
+    ] = None,
+) -> None:
+    """Write a problem for other tools, as PEtab of either version."""
+    import kinbayes as kb
+
+    if format not in _FORMATS:
+        raise ValueError(f"unknown format {format!r}; choose from {list(_FORMATS)}")
+    _wrote(kb.export_petab(kb.read_petab(problem), folder, version=version))
 
 
 @app.command()

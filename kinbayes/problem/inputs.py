@@ -53,6 +53,12 @@ class Input:
     DataError
         If a column is missing, a cell is no finite number, times do not increase, or there are too few knots.
 
+    Notes
+    -----
+    On the native engine a knot ends a step, so that none is missed, and with some hundred knots steps take several
+    times as long. The JAX engine finds knots by its error control alone, and compiles for minutes where there are
+    hundreds.
+
     References
     ----------
     Fritsch and Butland (1984), A method for constructing local monotone piecewise cubic interpolants. SIAM Journal on

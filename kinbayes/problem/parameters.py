@@ -93,7 +93,7 @@ class Parameter:
         if self.prior is not None:
             support = self.prior.support
             if self.prior.on == "scaled":
-                support = tuple(float(natural(np.array([s]), (self.scale,))[0]) for s in support)
+                support = tuple(float(natural(np.array([s], dtype=float), (self.scale,))[0]) for s in support)
             low, high = max(low, support[0]), min(high, support[1])
         return float(low), float(high)
 

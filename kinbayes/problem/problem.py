@@ -19,8 +19,8 @@ from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem import residuals
-from kinbayes.problem.inputs import Input, check_inputs, driven
 from kinbayes.problem.failures import Failure, failures
+from kinbayes.problem.inputs import Input, check_inputs, driven
 from kinbayes.problem.layout import lanes_of, layout
 from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_steady_states
 from kinbayes.problem.log_prior import forms, prior_data
@@ -429,7 +429,16 @@ class Problem:
         Its measurements are NaN: it predicts and has no likelihood. Placeholders of an observable are filled as in
         its measurements, which must agree on them; where they do not, the observable is left out. The model is
         pre-equilibrated as for the first measurement of that experiment; if it has none, not at all.
+
+        Raises
+        ------
+        ValueError
+            If a time lies before the experiment's start.
         """
+        if min(times) < experiment.start:
+            raise ValueError(
+                f"time {min(times):g} lies before the start of experiment {experiment.name!r} at {experiment.start:g}"
+            )
         grid = self._copy()
         before = next((m.preequilibration for m in self.measurements if m.experiment == experiment.name), "")
         grid.experiments = (experiment, *(e for e in self.experiments if e.name == before != experiment.name))
@@ -459,7 +468,10 @@ class Problem:
         events = [(e.name, [target for target, _ in e.assignments]) for e in model.events]
         parameters = [(p.name, p.scale, p.prior, p.bounds, None if p.estimate else p.nominal) for p in self.parameters]
         observables = [(o.name, o.formula, o.noise) for o in self.observables]
-        experiments = [(e.name, sorted(e.values.items()), e.start, e.periods) for e in self.experiments]
+        experiments = [
+            (e.name, sorted(e.values.items()), e.start, tuple((p.start, sorted(p.values.items())) for p in e.periods))
+            for e in self.experiments
+        ]
         inputs = [(i.name, i.interpolation, sorted(i.curves.items())) for i in self.inputs]
         parts = (
             (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), events, flags, code),

@@ -34,8 +34,8 @@ def predict(
     problem
         The problem that was sampled.
     times
-        When to predict, in the model's unit of time, none before 0; by default a fine grid up to the last
-        measurement.
+        When to predict, in the model's unit of time, none before the experiment's start; by default a fine grid from
+        there to the last finite time that was measured.
     experiment
         An experiment of the problem by name, or one of your own; by default the first.
     draws
@@ -54,12 +54,14 @@ def predict(
     ValueError
         If the result is of another problem, or a name or a time does not fit.
     """
+    chosen = _experiment(problem, experiment)
     if times is None:
-        times = np.linspace(0.0, max(m.time for m in problem.measurements), _GRID)
+        times = _grid(problem, chosen)
     times = np.unique(np.asarray(times, dtype=float))
-    if times.size == 0 or not np.all(np.isfinite(times)) or times[0] < 0:
-        raise ValueError("times must be finite, not before 0, and at least one")
-    grid = problem.on_grid(_experiment(problem, experiment), times)
+    if times.size == 0 or not np.all(np.isfinite(times)) or times[0] < chosen.start:
+        start = f"{chosen.start:g}, the start of {chosen.name!r}"
+        raise ValueError(f"times must be finite, not before {start}, and at least one")
+    grid = problem.on_grid(chosen, times)
     points = _points(idata, problem, draws)
     rows = grid.rows(points)
     states = grid.states(points)[:, 0]
@@ -85,6 +87,13 @@ def predict(
             "failed": int(is_failed.sum()),
         },
     )
+
+
+def _grid(problem: Problem, experiment: Experiment) -> Float[np.ndarray, " times"]:
+    """Return times from an experiment's start to the last finite time that was measured in any."""
+    rows = [m for m in problem.measurements if experiment.start < m.time < np.inf]
+    last = max((m.time for m in rows), default=experiment.start)
+    return np.linspace(experiment.start, last, _GRID)
 
 
 def _experiment(problem: Problem, experiment: str | Experiment | None) -> Experiment:
