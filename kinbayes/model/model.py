@@ -168,7 +168,9 @@ class Model:
                     "is computed by the model" if name in self.expressions else "is no state or parameter of the model"
                 )
                 raise ModelError(f"{name!r} {why}, so it cannot be given; choose from {sorted(self.initial)}")
-        definitions = {name: e for name, e in {**self.initial, **self.expressions}.items() if name not in given}
+        # Expressions are written out already; all at once, since they share most of what they are made of.
+        initial = dict(zip(self.initial, substitute(list(self.initial.values()), self.expressions), strict=True))
+        definitions = {name: e for name, e in initial.items() if name not in given}
         for name in sometimes:
             is_given, value = map(symbol, self.given_names(name))
             definitions[name] = where(is_given, value, definitions[name])
