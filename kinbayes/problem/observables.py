@@ -216,3 +216,13 @@ def _censoring(cells: _Cells, row: int, noises: Mapping[str, Noise]) -> str:
             "normal, log-normal or laplace noise"
         )
     return word
+
+
+def fillings(
+    rows: Sequence[Measurement], observable: str, experiment: str
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Return what measurements of an observable fill in, in an experiment or else in all; None where they differ."""
+    own = [m for m in rows if m.observable == observable]
+    here = {(m.observable_parameters, m.noise_parameters) for m in own if m.experiment == experiment}
+    found = here or {(m.observable_parameters, m.noise_parameters) for m in own}
+    return found.pop() if len(found) == 1 else None

@@ -167,6 +167,21 @@ def draw(parameters: Sequence[Parameter], rng: np.random.Generator, size: int) -
     return np.stack(columns, axis=-1) if columns else np.zeros((size, 0))
 
 
+def draw_starts(parameters: Sequence[Parameter], rng: np.random.Generator, size: int) -> Float[np.ndarray, "size dim"]:
+    """Return scaled points to start a search from: prior draws; for an improper prior, around what is known."""
+    columns = [draw([p], rng, size)[:, 0] if p.is_proper else _around(p, rng, size) for p in parameters]
+    return np.stack(columns, axis=-1)
+
+
+def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.ndarray:
+    """Return normal draws with sd 1 (on a log10 scale: a factor of ten) about the only values that are known."""
+    low, high = parameter.scaled_bounds
+    known = [v for v in (low, high) if np.isfinite(v)]
+    if parameter.nominal is not None:
+        known = [float(scaled(np.array([parameter.nominal]), (parameter.scale,))[0])]
+    return np.clip(rng.normal(known[0] if known else 0.0, 1.0, size), low, high)
+
+
 class Box(NamedTuple):
     """The box of scaled values and its map from unconstrained space, as a pytree.
 

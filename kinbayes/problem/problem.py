@@ -1,7 +1,6 @@
 """The posterior of a kinetic model and its data."""
 
 import functools
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,19 +11,19 @@ import pandas as pd
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
 from kinbayes.ode import native
 from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem import residuals
+from kinbayes.problem.digest import digest
 from kinbayes.problem.failures import Failure, failures
 from kinbayes.problem.inputs import Input, check_inputs, driven
 from kinbayes.problem.layout import lanes_of, layout
 from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_steady_states
 from kinbayes.problem.log_prior import forms, prior_data
-from kinbayes.problem.observables import Experiment, Measurement, Observable, measurements
+from kinbayes.problem.observables import Experiment, Measurement, Observable, fillings, measurements
 from kinbayes.problem.parameters import Box, Parameter
 from kinbayes.problem.periods import expanded
 from kinbayes.problem.structure import Batched, Data, Functions, Structure, functions
@@ -401,8 +400,7 @@ class Problem:
 
     def draw_starts(self, rng: np.random.Generator, size: int) -> Float[np.ndarray, "size dim"]:
         """Return scaled points to start a search from: prior draws; for an improper prior, around what is known."""
-        columns = [maps.draw([p], rng, size)[:, 0] if p.is_proper else _around(p, rng, size) for p in self.estimated]
-        return np.stack(columns, axis=-1)
+        return maps.draw_starts(self.estimated, rng, size)
 
     def draw_measurements(
         self,
@@ -444,7 +442,7 @@ class Problem:
         grid.experiments = (experiment, *(e for e in self.experiments if e.name == before != experiment.name))
         rows = []
         for observable in self.observables:
-            filled = self._placeholder_values(observable.name, experiment.name)
+            filled = fillings(self.measurements, observable.name, experiment.name)
             if filled is not None:
                 place = (observable.name, experiment.name)
                 rows += [Measurement(*place, t, np.nan, *filled, before) for t in sorted(times)]
@@ -452,39 +450,8 @@ class Problem:
         grid._set_measurements(rows)
         return grid
 
-    def _placeholder_values(self, observable: str, experiment: str) -> tuple | None:
-        rows = [m for m in self.measurements if m.observable == observable]
-        here = {(m.observable_parameters, m.noise_parameters) for m in rows if m.experiment == experiment}
-        found = here or {(m.observable_parameters, m.noise_parameters) for m in rows}
-        return found.pop() if len(found) == 1 else None
-
     @functools.cached_property
     def hash(self) -> str:
         """A digest of everything that defines the posterior: model, parameters, noise, experiments, data, solver."""
-        model = self.model
-        formulas = [formula for event in model.events for formula in event.formulas]
-        code = program([*model.derivatives.values(), *model.initial.values(), *model.expressions.values(), *formulas])
-        flags = [(e.is_true_before, e.is_persistent, e.keeps_values, e.priority is None) for e in model.events]
-        events = [(e.name, [target for target, _ in e.assignments]) for e in model.events]
-        parameters = [(p.name, p.scale, p.prior, p.bounds, None if p.estimate else p.nominal) for p in self.parameters]
-        observables = [(o.name, o.formula, o.noise) for o in self.observables]
-        experiments = [
-            (e.name, sorted(e.values.items()), e.start, tuple((p.start, sorted(p.values.items())) for p in e.periods))
-            for e in self.experiments
-        ]
-        inputs = [(i.name, i.interpolation, sorted(i.curves.items())) for i in self.inputs]
-        parts = (
-            (tuple(model.derivatives), tuple(model.initial), tuple(model.expressions), events, flags, code),
-            (parameters, observables, experiments, inputs),
-            (self.measurements, self.rtol, self.atol, self.engine, self.max_steps),
-        )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _around(parameter: Parameter, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Return normal draws with sd 1 (on a log10 scale: a factor of ten) about the only values that are known."""
-    low, high = parameter.scaled_bounds
-    known = [v for v in (low, high) if np.isfinite(v)]
-    if parameter.nominal is not None:
-        known = [float(maps.scaled(np.array([parameter.nominal]), (parameter.scale,))[0])]
-    return np.clip(rng.normal(known[0] if known else 0.0, 1.0, size), low, high)
+        parts = (self.parameters, self.observables, self.experiments, self.inputs, self.measurements)
+        return digest(self.model, *parts, settings=(self.rtol, self.atol, self.engine, self.max_steps))
