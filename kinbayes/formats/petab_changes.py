@@ -12,6 +12,7 @@ from kinbayes.model.expressions import Expr, const, substitute, symbol
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model, resolve
 from kinbayes.problem.observables import Experiment, Period
+from kinbayes.problem.periods import carrier
 
 
 def start_changes(problem: Parts, experiment: Experiment) -> dict[str, Expr]:
@@ -32,7 +33,7 @@ def start_changes(problem: Parts, experiment: Experiment) -> dict[str, Expr]:
     changes = {
         name: plain[name] or value(parse(experiment.values[name]), {}) for name in experiment.values if name in plain
     }
-    for name, (state, size) in amounts(problem.model).items():
+    for name, (state, size) in _amounts(problem.model).items():
         if name in changes:
             changes[state] = changes.pop(name) * value(size, changes)
     return changes
@@ -63,7 +64,7 @@ def later_changes(problem: Parts, names: Names, period: Period) -> dict[str, str
     texts = {names.in_model[name]: _later(names, value) for name, value in given.items()}
     sizes = {id_: parse(text) for id_, text in texts.items()}
     to_ids = {name: symbol(id_) for name, id_ in names.in_model.items()}
-    for name, (state, size) in amounts(problem.model).items():
+    for name, (state, size) in _amounts(problem.model).items():
         id_, (in_ids,) = names.in_model[name], substitute([size], to_ids)
         if id_ in texts or in_ids.symbols & sizes.keys():
             concentration = sizes[id_] if texts.pop(id_, "") else symbol(id_)
@@ -79,7 +80,7 @@ def _later(names: Names, value: float | str) -> str:
     return petab_formula(renamed(value, {**names.parameters, **names.in_model}))
 
 
-def amounts(model: Model) -> dict[str, tuple[str, Expr]]:
-    """Return the quantities that are a state divided by a size, with both."""
-    quotients = {name: e.args for name, e in model.expressions.items() if e.op == "div"}
-    return {name: (state.value, size) for name, (state, size) in quotients.items() if state.value in model.derivatives}
+def _amounts(model: Model) -> dict[str, tuple[str, Expr]]:
+    """Return the concentrations whose states are amounts: with these, and the sizes."""
+    found = {name: carrier(model, name) for name in model.expressions}
+    return {name: carried for name, carried in found.items() if carried is not None}

@@ -29,7 +29,8 @@ def own_name(row: Row, column: str) -> str:
     return name
 
 
-def _formula(row: Row, column: str, text: str) -> Expr:
+def formula_in(row: Row, column: str, text: str) -> Expr:
+    """Return the formula of a cell, or of the text that stands for it."""
     try:
         return parse(text)
     except FormulaError as error:
@@ -39,7 +40,7 @@ def _formula(row: Row, column: str, text: str) -> Expr:
 def fillings(row: Row, observable: Observable, known: set[str]) -> dict[str, int]:
     """Return how many values each column of the measurements must give for an observable."""
     texts = {"observableFormula": observable.formula, "noiseFormula": observable.noise.formulas[0]}
-    formulas = {column: _formula(row, column, text) for column, text in texts.items()}
+    formulas = {column: formula_in(row, column, text) for column, text in texts.items()}
     for column, formula in formulas.items():
         hidden = sorted({*_WORD.findall(texts[column])} & CONSTANTS & known)
         if hidden:
@@ -49,7 +50,8 @@ def fillings(row: Row, observable: Observable, known: set[str]) -> dict[str, int
             raise row.error(column, "a measurement cannot fill in more than 999 values; number them from 1")
     own = placeholders(observable.name, list(formulas.values()))
     for column, formula in formulas.items():
-        unknown = sorted(formula.symbols - known - {observable.name, *own})
+        itself = {observable.name} if column == "noiseFormula" else set()
+        unknown = sorted(formula.symbols - known - itself - {*own})
         if unknown:
             raise row.error(column, f"{unknown} are defined neither in the model nor in the parameter table")
     return {column: sum(p.startswith(kind) for p in own) for column, kind in PLACEHOLDERS.items()}

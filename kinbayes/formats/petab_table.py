@@ -77,11 +77,13 @@ class Row:
 
 def number(text: str) -> float:
     """Return the number that a text states, NaN where it states none."""
+    if "_" in text or not text.isascii():  # Python would read 1_000, and the digits of other scripts
+        return math.nan
     try:
-        # Python would read 1_000, and the digits of other scripts.
-        return math.nan if "_" in text or not text.isascii() else float(text)
+        value = float(text)
     except ValueError:
         return math.nan
+    return math.nan if math.isinf(value) and "inf" not in text.lower() else value  # 1e400 is too large a number
 
 
 def read_rows(path: Path, required: Sequence[str], separator: str = "\t") -> Iterator[Row]:

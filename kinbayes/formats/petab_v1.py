@@ -49,6 +49,8 @@ def problem_of(path: Path, content: dict, make: Callable[..., Problem]) -> Probl
     model = read_sbml(files.model)
     parameters = unique("parameterId", map(_parameter, table_rows(files.parameters, _PARAMETER_COLUMNS)))
     observables = unique("observableId", map(_observable, table_rows(files.observables, _OBSERVABLE_COLUMNS)))
+    for name in observables.keys() & parameters.keys():
+        raise observables[name][0].error("observableId", f"{name!r} is a parameter, in {parameters[name][0].place}")
     values = {**constants(model), **{name: p.nominal for name, (_, p) in parameters.items()}}
     known = {"time", *values, *model.initial, *model.expressions}
     expected = {name: fillings(row, o, known) for name, (row, o) in observables.items()}
@@ -124,7 +126,7 @@ def _parameter(row: Row) -> tuple[Row, Parameter]:
     lower, upper = (row.number(c) if row[c] else None for c in ("lowerBound", "upperBound"))
     try:
         return row, Parameter(name, prior, scale=scale, lower=lower, upper=upper, nominal=nominal)
-    except (ParameterError, OverflowError) as error:  # the exponential of a prior's settings
+    except ParameterError as error:
         raise PEtabError(f"{row.place}: {error}") from error
 
 

@@ -1,17 +1,13 @@
-"""PEtab version 2: from the tables of a YAML file to a problem.
-
-Its experiments are periods, each of which begins with changes. The first may lead to a steady state; what it changes
-then holds on, unless a later period changes it again.
-"""
+"""PEtab version 2: from the tables of a YAML file to a problem."""
 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from kinbayes.formats.files import shown
+from kinbayes.formats.petab_experiments import conditions_of, experiments_of, in_version_1
 from kinbayes.formats.petab_files import file_paths, mapping, required, table_rows, unique
 from kinbayes.formats.petab_measured import check_measurement, constants, fillings, own_name, problem_with
 from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number
@@ -19,7 +15,7 @@ from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.expressions import substitute, symbol
 from kinbayes.model.model import Model
 from kinbayes.problem.noise import Noise
-from kinbayes.problem.observables import Experiment, Observable, Period
+from kinbayes.problem.observables import Observable
 from kinbayes.problem.parameters import Parameter, ParameterError
 from kinbayes.problem.priors import (
     Cauchy,
@@ -57,7 +53,6 @@ _NOISES = {
     "log-normal": ("normal", "log"),
     "log-laplace": ("laplace", "log"),
 }
-_AS_IT_IS = "model_as_it_is"  # the experiment of measurements that name none
 
 
 def problem_of(path: Path, content: dict, make: Callable[..., Problem]) -> Problem:
@@ -76,21 +71,22 @@ def problem_of(path: Path, content: dict, make: Callable[..., Problem]) -> Probl
     values = {**constants(model), **{name: p.nominal for name, (_, p) in parameters.items()}}
     known = {"time", *values, *model.initial, *model.expressions}
     expected = {name: fillings(row, o, known) for name, (row, o) in observables.items()}
-    conditions = _conditions(table_rows(files.conditions, ("conditionId", "targetId", "targetValue")), parameters)
+    conditions = conditions_of(table_rows(files.conditions, ("conditionId", "targetId", "targetValue")), parameters)
     measured = table_rows(files.measurements, ("observableId", "time", "measurement"))
     if not measured:
         raise PEtabError(f"{files.measurements[0]}: there are no measurements")
     for row in measured:
         check_measurement(row, expected, values)
     rows = table_rows(files.experiments, ("experimentId", "time", "conditionId"))
-    experiments = _experiments(rows, conditions, model, values)
+    has_plain = not all(row["experimentId"] for row in measured)
+    experiments = experiments_of(rows, conditions, model, values, parameters, has_plain=has_plain)
     return problem_with(
         path,
         model,
         [p for _, p in parameters.values()],
         [o for _, o in observables.values()],
         experiments.all,
-        [_in_version_1(row, experiments) for row in measured],
+        [in_version_1(row, experiments) for row in measured],
         values,
         make,
     )
@@ -215,7 +211,9 @@ def _prior(row: Row) -> Prior | None:
 
 _OBSERVABLE_COLUMNS = ("observableId", "observableFormula", "noiseFormula")
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+_PLACEHOLDER = re.compile(r"(observable|noise)Parameter\d+_\w+")
 _LONGEST = 100_000  # characters of a formula with the observables that it names written out
+_DEEPEST = 100  # observables that name one another in a row
 
 
 def _observable(row: Row) -> tuple[Row, Observable]:
@@ -231,10 +229,11 @@ def _observable(row: Row) -> tuple[Row, Observable]:
         _NAME.sub(lambda found: filled.get(found[0], found[0]), row[column])
         for column in ("observableFormula", "noiseFormula")
     )
+    used = {*_NAME.findall(prediction), *_NAME.findall(deviation)}
     for kind in ("observable", "noise"):
         # One that no formula uses still has its place in the measurements.
-        last = max((new for new in filled.values() if new.startswith(kind)), key=len, default="")
-        if last and last not in f"{prediction} {deviation}":
+        own = [new for new in filled.values() if new.startswith(kind)]
+        if own and own[-1] not in used:
             raise row.error(f"{kind}Placeholders", f"the last one is in no formula of {name!r}; use or remove it")
     return row, Observable(name, prediction, Noise(family, (deviation,), transformation), label=row["observableName"])
 
@@ -247,135 +246,28 @@ def _inlined(observables: Mapping[str, tuple[Row, Observable]]) -> dict[str, tup
         row, observable = observables[name]
         if name in path:
             raise row.error("observableFormula", f"the formulas of {sorted(path)} form a circle")
+        if len(path) == _DEEPEST:
+            raise row.error("observableFormula", f"more than {_DEEPEST} observables name one another in a row")
         if name not in done:
-            done[name] = written_out(row, observable.formula, name, (*path, name))
+            done[name] = written_out(row, "observableFormula", observable.formula, name, (*path, name))
         return done[name]
 
-    def written_out(row: Row, text: str, own: str, path: tuple[str, ...]) -> str:
+    def written_out(row: Row, column: str, text: str, own: str, path: tuple[str, ...]) -> str:
         others = [n for n in dict.fromkeys(_NAME.findall(text)) if n in observables and n != own]
         known = {}
         for other in others:
             known[other] = f"({prediction(other, path)})"
-            if "Parameter" in known[other] and observables[other][0]["observablePlaceholders"]:
-                raise row.error("observableFormula", f"{other!r} has placeholders, so another formula cannot name it")
+            if any(map(_PLACEHOLDER.fullmatch, _NAME.findall(known[other]))):
+                raise row.error(column, f"{other!r} has placeholders, so another formula cannot name it")
         text = _NAME.sub(lambda found: known.get(found[0], found[0]), text)
         if len(text) > _LONGEST:
-            raise row.error("observableFormula", f"written out it has more than {_LONGEST:,} characters")
+            raise row.error(column, f"written out it has more than {_LONGEST:,} characters")
         return text
 
     found = {}
     for name, (row, observable) in observables.items():
         noise = observable.noise
-        deviation = written_out(row, noise.formulas[0], name, (name,))
+        deviation = written_out(row, "noiseFormula", noise.formulas[0], name, ())
         noise = Noise(noise.family, (deviation,), noise.transformation)
         found[name] = (row, Observable(name, prediction(name, ()), noise, label=observable.label))
     return found
-
-
-# ---- conditions and experiments
-
-Changes = dict[str, float | str]
-
-
-def _conditions(rows: Sequence[Row], parameters: Mapping[str, tuple[Row, Parameter]]) -> dict[str, dict[str, Row]]:
-    """Return condition -> target -> the line that says its value."""
-    found: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        own, target = found.setdefault(row.identifier("conditionId"), {}), row.identifier("targetId")
-        if target in own:
-            raise row.error("targetId", f"the condition sets {target!r} already, in {own[target].place}")
-        if target in parameters:
-            raise row.error("targetId", f"{target!r} is in the parameter table, so no condition can set it")
-        if not row["targetValue"]:
-            raise row.error("targetValue", f"it is empty; give a number or a formula, or remove the line of {target!r}")
-        own[target] = row
-    return found
-
-
-class _Experiments(NamedTuple):
-    """All experiments, and which one comes before another, as its pre-equilibration."""
-
-    all: list[Experiment]
-    before: Mapping[str, str]
-    known: Mapping[str, str]  # the name in the table -> the experiment's
-
-
-def _experiments(
-    rows: Sequence[Row], conditions: Mapping[str, dict[str, Row]], model: Model, values: Mapping[str, float | None]
-) -> _Experiments:
-    found, rests, before = [Experiment(_AS_IT_IS)], {}, {}
-    ids = list(dict.fromkeys(row.identifier("experimentId") for row in rows))
-    taken = {*ids, _AS_IT_IS}
-    for name in ids:
-        periods = _periods([row for row in rows if row["experimentId"] == name], conditions, model, values)
-        rest = periods.pop(-math.inf, None)
-        if rest is None:
-            start = min(periods)
-            at_start = periods.pop(start)
-        else:
-            key = tuple(rest.items())
-            if key not in rests:
-                rests[key] = f"{name}_preequilibration"
-                if rests[key] in taken:
-                    raise PEtabError(f"{rows[0].place}: the experiment {rests[key]!r} must have another name")
-                found.append(Experiment(rests[key], rest))
-            before[name] = rests[key]
-            start = min(periods, default=0.0)
-            # What holds on after a pre-equilibration; of states the model itself knows.
-            at_start = {target: v for target, v in rest.items() if target not in model.derivatives}
-            first = periods.get(start, {})
-            if all(_is_plain(target, v, model, values) for target, v in first.items()):
-                at_start |= periods.pop(start, {})
-        later = tuple(Period(time, changes) for time, changes in sorted(periods.items()))
-        found.append(Experiment(name, at_start, start, later))
-    return _Experiments(found, before, {"": _AS_IT_IS, **{name: name for name in ids}})
-
-
-def _periods(
-    rows: Sequence[Row], conditions: Mapping[str, dict[str, Row]], model: Model, values: Mapping[str, float | None]
-) -> dict[float, Changes]:
-    """Return time -> changes, of an experiment's lines."""
-    found: dict[float, Changes] = {}
-
-    def time(row: Row) -> float:
-        at = row.number("time")
-        if at == math.inf:
-            raise row.error("time", "a period cannot begin at inf; give a finite time, or -inf to begin at rest")
-        return at
-
-    for at, group in groupby(sorted(rows, key=time), key=time):
-        changes = found.setdefault(at, {})
-        for row in group:
-            if row["conditionId"] and row["conditionId"] not in conditions:
-                raise row.error("conditionId", f"unknown {row['conditionId']!r}; known are {shown(list(conditions))}")
-            for target, line in conditions.get(row["conditionId"], {}).items():
-                if target in changes:
-                    raise row.error("conditionId", f"two conditions set {target!r} at time {at:g}")
-                if target not in model.initial and target not in model.expressions:
-                    raise line.error("targetId", f"{target!r} is no species, compartment or parameter of the model")
-                text = line["targetValue"]
-                is_name = text in values or math.isnan(number(text))
-                changes[target] = text if is_name else number(text)
-    return found
-
-
-def _is_plain(target: str, value: float | str, model: Model, values: Mapping[str, float | None]) -> bool:
-    """Return whether a change after a pre-equilibration is a number that nothing else follows.
-
-    Else it is a change like those of later periods, since what a model computes at its start is not computed again.
-    """
-    if isinstance(value, str) and value not in values:
-        return False
-    follows = [model.initial[name] for name in model.parameters]
-    follows += [e.args[1] for e in model.expressions.values() if e.op == "div" and e.args[0].value in model.derivatives]
-    return target in model.initial and not any(e.depends_on(target) for e in follows)
-
-
-def _in_version_1(row: Row, experiments: _Experiments) -> Row:
-    """Return a measurement with the columns of version 1."""
-    name = row["experimentId"]
-    if name not in experiments.known:
-        known = shown([n for n in experiments.known if n])
-        raise row.error("experimentId", f"unknown {name!r}; known are {known}")
-    cells = {**row.cells, "simulationConditionId": experiments.known[name]}
-    return Row(row.place, {**cells, "preequilibrationConditionId": experiments.before.get(name, "")})

@@ -48,6 +48,7 @@ from kinbayes.ode.numbers import (
     Sizes,
 )
 from kinbayes.ode.sources import SOURCES
+from kinbayes.ode.steady_state import rates, rounding
 
 _SEED, _SLOPES, _TANGENT = (Code._fields.index(name) for name in ("seed", "slopes", "tangent"))
 _LINEARIZE, _FACTOR, _SOLVE_BLOCK = (Code._fields.index(name) for name in ("linearize", "factor", "solve_block"))
@@ -56,7 +57,9 @@ _A, _C, _GAMMA, _NUM_STAGES = tableau.A, tableau.C, tableau.GAMMA, tableau.NUM_S
 _LARGEST = 1e300
 _MOST_TO_REST, _GROW = 60, 6.0  # steps, and how much longer each is than the one before
 _STEADY = 0.1  # part of its tolerance that a tangent at rest may still move
-_FINEST = 1e-10  # relative tolerance of that; rounding keeps tangents from finer ones
+# Relative tolerances of that: rounding keeps tangents from finer ones than the first, and as each step leaves a small
+# part of the way, one more brings them from a coarse tolerance to the second.
+_FINEST, _COARSEST = 1e-10, 1e-7
 _ints_of, _floats_of, _parts_of, _sizes_of = pointers(Ints), pointers(Floats), pointers(Parts), numbers(Sizes)
 _derivative_ints_of, _derivative_parts_of = pointers(DerivativeInts), pointers(DerivativeParts)
 _derivative_sizes_of = numbers(DerivativeSizes)
@@ -109,15 +112,16 @@ def _step(code, work, part, places, sizes, own_sizes, whole, real, ih):
 
 
 @jit
-def _is_at_rest(work, part, blocks, n, num, rtol):
-    """Return whether a step has moved no tangent."""
+def _is_at_rest(work, part, blocks, n, num, rtol, lost):
+    """Return whether a step has moved no tangent but for the part that rounding may take."""
     is_at_rest = True
     for b in range(blocks):
         for i in range(num):
             for j in range(BLOCK):
                 x, theta = (b * n + i) * BLOCK + j, part.size[b * BLOCK + j]
                 most = work.floors[i] + rtol * max(abs(work.y[i]), theta * abs(part.u[x]))
-                is_at_rest = is_at_rest and theta * abs(part.u[x] - part.y[x]) <= _STEADY * most
+                most = _STEADY * most + lost * theta * abs(part.u[x])
+                is_at_rest = is_at_rest and theta * abs(part.u[x] - part.y[x]) <= most
     return is_at_rest
 
 
@@ -128,7 +132,8 @@ def _come_to_rest(code, work, part, places, sizes, own_sizes, whole, real, h):
     States that were at rest from the beginning have never told their tangents how long the way is: here it is gone in
     steps that grow, along stages that do not move.
     """
-    n, blocks, rtol = sizes.states, own_sizes.blocks, max(real.tolerances[0], _FINEST)
+    n, blocks, rtol = sizes.states, own_sizes.blocks, min(max(real.tolerances[0], _FINEST), _COARSEST)
+    _, fastest = rates(work, whole, sizes)
     for x in range(_NUM_STAGES * ((n + BLOCK - 1) // BLOCK * BLOCK)):
         work.stages[x] = 0.0
     for _ in range(_MOST_TO_REST):
@@ -136,7 +141,8 @@ def _come_to_rest(code, work, part, places, sizes, own_sizes, whole, real, h):
         work.shift[0] = 1.0 / (_GAMMA * h)
         call(code[_FACTOR], (work.shift, work.jac, work.factors, whole.pattern))
         _step(code, work, part, places, sizes, own_sizes, whole, real, 1.0 / h)
-        is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, rtol)
+        lost = h * rounding(fastest, h)
+        is_at_rest = _is_at_rest(work, part, blocks, n, n - sizes.has_time, rtol, lost)
         for x in range(blocks * n * BLOCK):
             part.y[x] = part.u[x]
         if is_at_rest:

@@ -71,6 +71,7 @@ def expanded(model: Model, experiments: Sequence[Experiment], names: Collection[
     values = [_at_start(work, e) for e in experiments]
     for experiment, own in zip(experiments, values, strict=True):
         _later(work, experiment, own)
+    _begin_anew(work, values)
     return Expanded(
         work.model_of(),
         tuple(replace(e, values=own, periods=()) for e, own in zip(experiments, values, strict=True)),
@@ -154,28 +155,30 @@ def _formulas(experiment: Experiment, model: Model, names: Collection[str]) -> d
     return {
         name: value
         for name, value in experiment.values.items()
-        if name in experiment.given and (_carrier(model, name) or not (_is_number(value) or value in names))
+        if name in experiment.given and (carrier(model, name) or not _is_plain(value, names))
     }
 
 
-def _is_number(value: float | str) -> bool:
+def _is_plain(value: float | str, names: Collection[str]) -> bool:
+    """Return whether a value is a number or a parameter."""
     try:
-        return not math.isnan(float(value))
+        return value in names or not math.isnan(float(value))
     except ValueError:
         return False
 
 
-def _carrier(model: Model, name: str) -> tuple[str, Expr] | None:
-    """Return the state, and its divisor, of which a computed quantity is the quotient: a concentration's amount."""
-    formula = model.expressions.get(name)
-    if formula is None or formula.op != "div" or formula.args[0].op != "symbol":
-        return None
-    state = formula.args[0].value
-    return (state, formula.args[1]) if state in model.derivatives else None
+def carrier(model: Model, name: str) -> tuple[str, Expr] | None:
+    """Return the amount and the size whose quotient a concentration is; None for what is no concentration.
+
+    Other quotients are rules like all others: they follow what they depend on.
+    """
+    formula, amount = model.expressions.get(name), f"amount of {name}"
+    is_concentration = formula is not None and formula.op == "div" and formula.args[0] is symbol(amount)
+    return (amount, formula.args[1]) if is_concentration and amount in model.initial else None
 
 
 def _target(work: _Work, where_: str, name: str) -> None:
-    if name not in work.model.initial and _carrier(work.model, name) is None:
+    if name not in work.model.initial and carrier(work.model, name) is None:
         why = "the model computes by a rule" if name in work.model.expressions else "is no state or parameter of it"
         raise ModelError(f"{where_} sets {name!r}, which {why}; set what it depends on")
 
@@ -183,7 +186,7 @@ def _target(work: _Work, where_: str, name: str) -> None:
 def _at_start(work: _Work, experiment: Experiment) -> dict[str, float | str]:
     """Return what an experiment sets at its start, formulas as numbers that choose among those of the model."""
     found = dict(experiment.values)
-    if experiment.start != 0:
+    if START in work.initial:
         found[START] = experiment.start
     for name, value in _formulas(experiment, work.model, work.names).items():
         place = f"experiment {experiment.name!r}"
@@ -192,15 +195,19 @@ def _at_start(work: _Work, experiment: Experiment) -> dict[str, float | str]:
             raise ModelError(
                 f"{place} sets {name!r}, a parameter of the problem, by the formula {value!r}; a period can"
             )
-        formula = work.formula(f"{place}, {name!r}", value)
-        formula = substitute([formula], {s: work.own[s] for s in formula.symbols if s in work.own})[0]
-        target, carrier = name, _carrier(work.model, name)
-        if carrier is not None:
-            target, formula = carrier[0], formula * carrier[1]
+        del found[name]
+        if _is_plain(value, work.names):
+            slot = f"value of {name} at the start"
+            formula, found[slot], work.initial[slot] = symbol(slot), value, ZERO
+        else:
+            formula = work.formula(f"{place}, {name!r}", value)
+            formula = substitute([formula], {s: work.own[s] for s in formula.symbols if s in work.own})[0]
+        target, carried = name, carrier(work.model, name)
+        if carried is not None:
+            target, formula = carried[0], formula * carried[1]
         known = work.choices.setdefault(target, [])
         if formula not in known:
             known.append(formula)
-        del found[name]
         found[chosen(target)] = float(known.index(formula) + 1)
     return found
 
@@ -214,7 +221,7 @@ def _later(work: _Work, experiment: Experiment, values: dict[str, float | str]) 
         formulas: dict[str, Expr | None] = {}
         for name, value in given.items():
             _target(work, place, name)
-            is_plain = _is_number(value) or value in work.names
+            is_plain = _is_plain(value, work.names)
             formulas[name] = None if is_plain else work.formula(f"{place}, {name!r}", value)
         shape = tuple(sorted(formulas.items(), key=lambda item: item[0]))
         key = (shape, seen[shape])
@@ -227,6 +234,18 @@ def _later(work: _Work, experiment: Experiment, values: dict[str, float | str]) 
         number = work.changes[key]
         values[f"{_TIME_OF}{number}"] = period.start - experiment.start
         values |= {_value_of(number, name): given[name] for name, formula in formulas.items() if formula is None}
+
+
+def _begin_anew(work: _Work, values: Sequence[dict[str, float | str]]) -> None:
+    """Let what periods make a state start as a parameter does, whatever it was in a pre-equilibration.
+
+    Other states go on from their steady state where an experiment does not set them.
+    """
+    for name in work.jumping:
+        for own in values if name not in work.model.derivatives else ():
+            if name not in own:
+                own.setdefault(chosen(name), 0.0)
+                work.initial[chosen(name)] = ZERO
 
 
 def _value_of(number: int, name: str) -> str:
@@ -245,9 +264,9 @@ def _event(work: _Work, number: int, formulas: Mapping[str, Expr | None]) -> Eve
             work.initial[_value_of(number, name)] = ZERO
     assigned = {name: value for name, value in new.items() if name in work.model.initial}
     for name in work.model.expressions:
-        carrier = _carrier(work.model, name)
-        if carrier is not None and (name in new or carrier[1].symbols & new.keys()):
-            state, size = carrier
+        carried = carrier(work.model, name)
+        if carried is not None and (name in new or carried[1].symbols & new.keys()):
+            state, size = carried
             assigned[state] = new.get(name, symbol(name)) * substitute([size], assigned)[0]
     work.jumping |= dict.fromkeys(assigned)
     return Event(

@@ -22,6 +22,7 @@ from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.observables import Experiment, Measurement, Observable
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.priors import LogNormal, Normal, Uniform
+from tests.problem.test_native_gradient import by_differences
 
 MODELS = Path(__file__).parents[2] / "models"
 PETAB = Path(__file__).parents[2].parent / "shared" / "data" / "petab"
@@ -251,10 +252,14 @@ IN_EVERY_RUN = ("0003", "0009", "0010", "0012", "0017", "0018")  # from 0009 on 
 CASES = [f"{k:04}" for k in range(1, 21)]
 
 
-@pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
-@pytest.mark.parametrize(
+EVERY_CASE = pytest.mark.parametrize(
     "case", [pytest.param(name, marks=() if name in IN_EVERY_RUN else pytest.mark.slow) for name in CASES]
 )
+has_suite = pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
+
+
+@has_suite
+@EVERY_CASE
 def test_the_test_suite_agrees(case):
     path = SUITE / case / f"_{case}.yaml"
     solution = yaml.safe_load((SUITE / case / f"_{case}_solution.yaml").read_text())
@@ -264,6 +269,17 @@ def test_the_test_suite_agrees(case):
     assert float(problem.log_likelihood(u)) == pytest.approx(solution["llh"], abs=solution["tol_llh"])
     simulated = pd.read_csv(SUITE / case / "_simulations.tsv", sep="\t")["simulation"]
     np.testing.assert_allclose(problem.simulated(u), simulated, atol=solution["tol_simulations"])
+
+
+@has_suite
+@EVERY_CASE
+def test_gradients_of_the_test_suite_are_differences(case):
+    problem = read_petab(SUITE / case / f"_{case}.yaml", rtol=1e-10, atol=1e-12)
+    u = np.asarray(problem.nominal)
+    gradient = np.asarray(problem.batched.value_and_grad(u[None])[3][0])
+    size = np.max(np.abs(gradient))
+    assert size > 0.01
+    np.testing.assert_allclose(gradient, by_differences(problem, u), rtol=0, atol=1e-8 * max(size, 1.0))
 
 
 # ---- what is refused
