@@ -368,12 +368,7 @@ def test_the_cases_of_the_test_suites_keep_their_likelihoods(case, tmp_path, cap
             assert version < problem_version(case)  # what is said in version 2 may have no words in version 1
             continue
         assert complaints(path, caplog) == []
-        try:
-            read = kb.read_petab(path)
-        except ValueError as error:
-            if "['model_as_it_is'] are used twice" in str(error):
-                pytest.xfail("the reader of version 2 calls two experiments alike")
-            raise
+        read = kb.read_petab(path)
         nominal = dict(zip(read.parameter_names, problem.to_natural(problem.nominal).values(), strict=True))
         assert float(read.log_likelihood(read.to_scaled(nominal))) == pytest.approx(wanted, rel=1e-9)
 
