@@ -67,6 +67,7 @@ class Line(NamedTuple):
     parameters: int
     log_likelihood: float
     reference: float
+    difference: float
     petab_prior: float  # log prior as PEtab tools count it
     gradient_error: float
     uncertainty: float  # of the differences that the gradient is compared with
@@ -130,6 +131,7 @@ def line(data: Path, name: str, tight: dict) -> Line:
         problem.dim,
         value,
         reference,
+        value - reference,
         prior,
         *gradient_error(read(data, name, **EXACT)),
         read_seconds,
@@ -164,7 +166,7 @@ def write(path: Path, rows: list[NamedTuple]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(rows[0]._fields)
-        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
+        writer.writerows([f"{v:.10g}" if isinstance(v, float) else v for v in row] for row in rows)
 
 
 def main() -> None:
@@ -176,7 +178,7 @@ def main() -> None:
     lines = []
     for name in names:
         lines.append(line(args.data, name, tight))
-        print(*(f"{v:.6g}" if isinstance(v, float) else v for v in lines[-1]), flush=True)
+        print(*(f"{v:.10g}" if isinstance(v, float) else v for v in lines[-1]), flush=True)
     found = list(cases(args.data)) if not args.quick else []
     for version in ("v1.0.0", "v2.0.0"):
         own = [c for c in found if c.case.startswith(version)]
