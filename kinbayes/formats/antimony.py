@@ -2,13 +2,15 @@
 
 import dataclasses
 import graphlib
+import os
 import re
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 
+from kinbayes.formats import antimony_process
+from kinbayes.formats.apart import EndedError, ask
+from kinbayes.formats.files import is_inside, read_bytes, shown
 from kinbayes.formats.sbml.reader import read_sbml_text
 from kinbayes.model.model import Model
 
@@ -16,14 +18,21 @@ ENDINGS = (".ant", ".antimony", ".txt")  # of files
 
 _TEXT = "Antimony text"  # what errors call one
 _UNNAMED = "__main"  # what Antimony calls a model without a name
-_LOCK = threading.Lock()  # Antimony keeps what it has read in one place for the whole process
+_LINE_END = re.compile(r"\r\n?")
 
-# Comments, texts and imports; a quotation mark that opens no text on its line stays over.
+# What the library may take: time by the text's size, on a slow machine. Models within models can make much of little.
+_SECONDS = 5.0
+_SECONDS_A_CHARACTER = 2e-5
+_MOST_SBML = 10 * 2**20  # characters; the largest of the curated BioModels has 3 million
+_MOST_SAID = 1000  # characters of its errors, which quote formulas
+
+# Comments, texts and imports; a quotation mark that opens no text on its line stays over, and a comment without an end.
+# Nothing is tried in more than one way, so the time is that of one look at the text.
 _TOKEN = re.compile(
-    r"""//[^\n]*|\#[^\n]*|/\*.*?\*/|```.*?```
-    |\bimport\b(?:[ \t]|/\*.*?\*/)*"(?P<imported>[^"\n]*)"
-    |"(?:[^"\\\n]|\\.)*"
-    |(?P<open>")""",
+    r"""//[^\n]*+|\#[^\n]*+|/\*(?>.*?\*/)|```(?>.*?```)
+    |\bimport\b(?>(?:[ \t]|/\*(?>.*?\*/))*)"(?P<imported>[^"\n]*+)"
+    |"(?>(?:[^"\\\n]|\\.)*)"
+    |(?P<open>"|/\*)""",
     re.DOTALL | re.VERBOSE,
 )
 
@@ -56,7 +65,7 @@ def read_antimony(text_or_path: str | Path) -> Model:
     ModuleNotFoundError
         If the package antimony is not installed.
     AntimonyError
-        If the text is no valid Antimony, or imports what it may not.
+        If the text is no valid Antimony, imports what it may not, or takes the library too long.
     SBMLError
         If the model cannot be read from its translation (see `kb.read_sbml`).
 
@@ -78,27 +87,17 @@ def read_antimony(text_or_path: str | Path) -> Model:
 
 def to_sbml(text_or_path: str | Path) -> str:
     """Return the SBML that Antimony makes of a text or file (see `read_antimony`)."""
-    antimony = _library()
     if not _is_path(text_or_path):
         _check_text(text_or_path, _TEXT)
         for line, imported in _imports(text_or_path, _TEXT):
             raise AntimonyError(f"{_TEXT}, line {line}: only a file can import {imported!r}; write the text to a file")
-        return _translated(antimony, {_TEXT: text_or_path}, {})
+        return _translated({_TEXT: text_or_path}, {})
     path = Path(text_or_path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"no such Antimony file: {path} (a text of one line is Antimony if it has one of the characters ; = >)"
         )
-    return _translated(antimony, *_files(path))
-
-
-def _library() -> ModuleType:
-    try:
-        import antimony
-    except ModuleNotFoundError as error:
-        text = "reading Antimony takes the package antimony: pip install 'kinbayes[antimony]'"
-        raise ModuleNotFoundError(text, name="antimony") from error
-    return antimony
+    return _translated(*_files(path))
 
 
 def _is_path(text_or_path: str | Path) -> bool:
@@ -111,16 +110,23 @@ def _is_path(text_or_path: str | Path) -> bool:
 def _check_text(text: str, where: str) -> None:
     if "\0" in text:
         raise AntimonyError(f"{where}: it holds a zero byte, so it is no text")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise AntimonyError(f"{where}: it holds half of a character, so it is no text")
     if not text.strip():
         raise AntimonyError(f"{where}: it is empty")
 
 
 def _imports(text: str, where: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the path of every import."""
+    if "import" not in text:
+        return
+    line, place = 1, 0
     for token in _TOKEN.finditer(text):
-        line = text.count("\n", 0, token.start()) + 1
-        if token["open"] and "import" in text:  # what follows might be an import, and might not
-            raise AntimonyError(f"{where}, line {line}: a quoted text does not end on its line")
+        line += text.count("\n", place, token.start())
+        place = token.start()
+        if token["open"]:  # what follows might be an import, and might not
+            what = "a quoted text does not end on its line" if token["open"] == '"' else "a comment does not end"
+            raise AntimonyError(f"{where}, line {line}: {what}")
         if token["imported"] is not None:
             yield line, token["imported"]
 
@@ -130,17 +136,18 @@ def _files(main: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
 
     Antimony itself would look in the working folder first, and anywhere on the disk.
     """
-    folder = main.resolve().parent
+    main_path = Path(os.path.realpath(main))
+    folder = main_path.parent
     texts: dict[str, str] = {}
     imports: dict[str, dict[str, str]] = {}
-    waiting = [main.resolve()]
+    waiting = [main_path]
     while waiting:
         path = waiting.pop()
-        where = str(main if path == main.resolve() else path)
+        where = str(main if path == main_path else path)
         if where in texts:
             continue
         try:
-            texts[where] = path.read_text(encoding="utf-8-sig")
+            texts[where] = _LINE_END.sub("\n", read_bytes(path, "Antimony file", AntimonyError).decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise AntimonyError(f"{where}: it is no text in UTF-8 (byte {error.start})") from error
         _check_text(texts[where], where)
@@ -148,13 +155,13 @@ def _files(main: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
             raise AntimonyError(f"{where}: it is no Antimony; read SBML with kb.read_sbml, which imports no other file")
         imports[where] = {}
         for line, imported in _imports(texts[where], where):
-            target = (folder / imported).resolve()
-            if "\\" in imported or Path(imported).is_absolute() or not target.is_relative_to(folder):
-                text = f"import {imported!r} leaves the folder of the model; write a path from {folder}, with /"
+            if "\\" in imported or not is_inside(folder, imported):
+                text = f"import {shown(imported)} leaves the folder of the model; write a path from {folder}, with /"
                 raise AntimonyError(f"{where}, line {line}: {text}")
-            if not target.is_file():
-                raise AntimonyError(f"{where}, line {line}: there is no file {imported!r} in {folder} to import")
-            imports[where][imported] = str(main if target == main.resolve() else target)
+            target = Path(os.path.realpath(folder / imported))
+            if not os.path.isfile(target):
+                raise AntimonyError(f"{where}, line {line}: there is no file {shown(imported)} in {folder} to import")
+            imports[where][imported] = str(main if target == main_path else target)
             waiting.append(target)
     try:
         graphlib.TopologicalSorter({where: named.values() for where, named in imports.items()}).prepare()
@@ -163,9 +170,9 @@ def _files(main: Path) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     return texts, imports
 
 
-def _translated(antimony: ModuleType, texts: Mapping[str, str], imports: Mapping[str, Mapping[str, str]]) -> str:
+def _translated(texts: Mapping[str, str], imports: Mapping[str, Mapping[str, str]]) -> str:
     """Return the SBML of the first text; of the others Antimony sees copies, each by its full path."""
-    with _LOCK, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         copies = {where: Path(folder).resolve() / f"{number}.ant" for number, where in enumerate(texts)}
 
         def renamed(where: str, token: re.Match) -> str:
@@ -174,31 +181,35 @@ def _translated(antimony: ModuleType, texts: Mapping[str, str], imports: Mapping
             return f'import "{copies[imports[where][token["imported"]]].as_posix()}"'
 
         main, *imported = (
-            _TOKEN.sub(lambda token, where=where: renamed(where, token), text) for where, text in texts.items()
+            _TOKEN.sub(lambda token, where=where: renamed(where, token), text) if imports.get(where) else text
+            for where, text in texts.items()
         )
         for copy, text in zip(list(copies.values())[1:], imported, strict=True):
             copy.write_text(text, encoding="utf-8", newline="\n")
+        seconds = _SECONDS + _SECONDS_A_CHARACTER * sum(map(len, texts.values()))
         try:
-            antimony.clearDirectories()
-            antimony.loadAntimonyString("x = 1")  # after an error in a file, Antimony 3.3 reads the next text as empty
-            antimony.clearPreviousLoads()
-            if antimony.loadAntimonyString(main) < 0:
-                raise AntimonyError(_said(antimony, copies))
-            return antimony.getSBMLString(antimony.getMainModuleName())
-        finally:
-            antimony.clearPreviousLoads()
-            antimony.freeAll()
+            answer = ask(antimony_process, "antimony", main, seconds)
+        except ModuleNotFoundError as error:
+            text = "reading Antimony takes the package antimony: pip install 'kinbayes[antimony]'"
+            raise ModuleNotFoundError(text, name="antimony") from error
+        except EndedError as error:
+            text = f"the library antimony {error}; shorten its formulas, and use fewer models in models"
+            raise AntimonyError(f"{next(iter(texts))}: {text}") from error
+    if answer["sbml"] is None:
+        raise AntimonyError(_said(answer["said"], copies))
+    if len(answer["sbml"]) > _MOST_SBML:
+        text = f"its SBML has more than {_MOST_SBML:,} characters, the most that is read; use fewer models in models"
+        raise AntimonyError(f"{next(iter(texts))}: {text}")
+    return answer["sbml"]
 
 
-def _said(antimony: ModuleType, copies: Mapping[str, Path]) -> str:
+def _said(text: str, copies: Mapping[str, Path]) -> str:
     """Return Antimony's error, with the names of the files that were copied."""
     first = next(iter(copies))
-    try:
-        text = " ".join(antimony.getLastError().split())
-    except UnicodeDecodeError:  # it quotes one byte of several
+    if not text:
         return f"{first}: a name is not in ASCII; use letters a to z, digits and _"
-    text = text.replace("Error in model string", first, 1)
+    text = " ".join(text.split()).replace("Error in model string", first, 1)
     for where, copy in copies.items():
         # Files of one folder are named without it.
         text = re.sub(rf"^Error in file '({re.escape(str(copy.parent))}/*)?{copy.name}'", lambda _, w=where: w, text)
-    return text
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]}..."

@@ -28,7 +28,7 @@ def read_bytes(path: Path, kind: str, error: type[ValueError]) -> bytes:
     """
     # Of os.path, since pathlib raises other errors for names that are too long or hold a zero byte.
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"no such {kind}: {path}" + (" is a folder" if os.path.isdir(path) else ""))
+        raise FileNotFoundError(f"no such {kind}: {path}" + (", which is a folder" if os.path.isdir(path) else ""))
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size > LARGEST:
             raise error(f"{path}: it has more than {LARGEST // 2**20} MiB, the most that is read; split or shorten it")

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
+from kinbayes.formats.files import shown
 from kinbayes.formats.petab import read_petab
 from kinbayes.formats.petab_table import PEtabError, Row, read_rows
 from kinbayes.formats.sbml.reader import read_sbml
@@ -249,5 +250,5 @@ def _in_model(path: Path, name: str, model: Model) -> str:
             return candidate
     folded = {k.casefold(): k for k in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
-    hint = f"did you mean {folded[close[0]]!r}? Case matters" if close else f"it has {sorted(known)}"
-    raise PEtabError(f"{path}: the model has no quantity {name!r}; {hint}")
+    hint = f"did you mean {folded[close[0]]!r}? Case matters" if close else f"it has {shown(sorted(known))}"
+    raise PEtabError(f"{path}: the model has no quantity {shown(name)}; {hint}")

@@ -55,7 +55,7 @@ def _assignments(source: Source, event: libsbml.Event, assigned: Set[str]) -> di
         if not assignment.isSetMath():
             continue
         name = assignment.getVariable()
-        if name not in source.names or source.model.getReaction(name) is not None:
+        if name not in source.names or source.find(libsbml.Reaction, name) is not None:
             text = "there is no species, parameter, compartment or species reference of this id"
             raise SBMLError(at(assignment, text))
         if name in assigned:
@@ -104,7 +104,7 @@ def in_amounts(
         assignments = []
         for name, value in event.assignments:
             if name in hidden:
-                size = source.model.getSpecies(name).getCompartment()
+                size = source.elements[name].getCompartment()
                 # The concentration is that of the trigger, but the size that of the assignment. An event computes
                 # all at one of the two times, which is right for both only where the size stays in between.
                 if event.keeps_values and (event.delay is not ZERO or size in others):
@@ -112,7 +112,7 @@ def in_amounts(
                         f"event {event.name!r} assigns a concentration computed earlier while the size of {size!r} "
                         "may change, which is not supported; set the event's useValuesFromTriggerTime to false"
                     )
-                    raise UnsupportedSBMLError(at(source.model.getSpecies(name), text))
+                    raise UnsupportedSBMLError(at(source.elements[name], text))
                 assignments.append((hidden[name], value * symbol(size)))
             else:
                 assignments.append((name, value))

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import libsbml
 
@@ -37,7 +37,8 @@ def model_of(element: libsbml.Model) -> Model:
     solved = unknowns(source, rules, reacting(source) | jumping)
     laws, local = kinetic_laws(source)
     change = changes(source, rules.assigned.keys() | rules.rates.keys())
-    unsteady = _unsteady(source, rules, solved, jumping)
+    jumps_with = functools.partial(_unsteady, {*solved, *laws, *_with_a_rate(rules)}, _users(source, rules))
+    unsteady = jumps_with(jumping)
     hidden = _hidden(source, rules, solved, unsteady)
 
     initial = {**_values(source), **local, **_sizes(source), **starts}
@@ -60,11 +61,11 @@ def model_of(element: libsbml.Model) -> Model:
         if slope is not None:
             derivatives[state] = slope
     others = {name: rules.rates.get(name, ZERO) for name in (*rules.rates, *sorted(jumping))}
-    derivatives |= {name: slope for name, slope in others.items() if element.getSpecies(name) is None}
+    derivatives |= {name: slope for name, slope in others.items() if source.find(libsbml.Species, name) is None}
     expressions |= solutions(rules, solved, expressions)
     initial = {name: start for name, start in initial.items() if name not in expressions}
     constants = initial.keys() - derivatives.keys()
-    events = in_amounts(source, events, hidden, constants, functools.partial(_unsteady, source, rules, solved))
+    events = in_amounts(source, events, hidden, constants, jumps_with)
     roots = [*initial.values(), *(root for event in events for root in event.formulas)]
     rates = rates_of(roots, derivatives, expressions)
     return Model(
@@ -91,25 +92,38 @@ def _with_rates(event: Event, rates: Mapping[str, Expr]) -> Event:
     )
 
 
-def _unsteady(source: Source, rules: Rules, solved: Collection[str], jumping: Set[str]) -> set[str]:
-    """Return what jumps when events assign the names `jumping`: these, and what may depend on them."""
+def _with_a_rate(rules: Rules) -> set[str]:
+    """Return what assignment rules make of time derivatives."""
+    return {name for name, e in rules.assigned.items() if any(s.startswith(RATE_OF) for s in e.symbols)}
+
+
+def _users(source: Source, rules: Rules) -> dict[str, list[str]]:
+    """Return what depends on each name, by an assignment rule or because it is the size around a species."""
+    users: dict[str, list[str]] = {}
+    for name, formula in rules.assigned.items():
+        for used in formula.symbols:
+            users.setdefault(used, []).append(name)
+    for species in source.model.getListOfSpecies():
+        users.setdefault(species.getCompartment(), []).append(species.getId())
+    return users
+
+
+def _unsteady(restless: Set[str], users: Mapping[str, Sequence[str]], jumping: Set[str]) -> set[str]:
+    """Return what jumps when events assign the names `jumping`: these, what may always jump, and all that uses it."""
     if not jumping:
         return set()
-    found = {*jumping, *solved}
-    found |= {name for name, e in rules.assigned.items() if any(s.startswith(RATE_OF) for s in e.symbols)}
-    while True:
-        by_rule = {name for name, e in rules.assigned.items() if e.symbols & found}
-        by_size = {s.getId() for s in source.model.getListOfSpecies() if s.getCompartment() in found}
-        by_law = {r.getId() for r in source.model.getListOfReactions()}
-        more = (by_rule | by_size | by_law) - found
-        if not more:
-            return found
+    found = restless | jumping
+    waiting = list(found)
+    while waiting:
+        more = set(users.get(waiting.pop(), ())) - found
         found |= more
+        waiting.extend(more)
+    return found
 
 
 def _is_amount(source: Source, species: libsbml.Species) -> bool:
     """Return whether the symbol of a species is its amount, not its concentration."""
-    compartment = source.model.getCompartment(species.getCompartment())
+    compartment = source.find(libsbml.Compartment, species.getCompartment())
     if compartment is None:
         raise SBMLError(at(species, f"compartment {species.getCompartment()!r} is not defined"))
     return species.getHasOnlySubstanceUnits() or is_point(compartment)

@@ -6,6 +6,8 @@ from kinbayes.model.expressions import ONE, ZERO, Expr, directional_derivatives
 from kinbayes.model.formula import RATE_OF
 from kinbayes.model.model import ModelError, resolve
 
+_MOST_LEVELS = 20  # the derivative of a derivative, and so on: every level takes longer than the one before
+
 
 def rates_of(
     roots: Iterable[Expr], derivatives: Mapping[str, Expr], expressions: Mapping[str, Expr]
@@ -37,7 +39,11 @@ def rates_of(
         **dict.fromkeys(wanted - waiting, ZERO),
         **{RATE_OF + state: derivative for state, derivative in derivatives.items()},
     }
+    levels = 0
     while waiting:
+        levels += 1
+        if levels > _MOST_LEVELS:
+            raise ModelError(f"rateOf of what depends on rateOf, and so on, more than {_MOST_LEVELS} times")
         resolved = resolve(definitions)
         ready = [n for n in waiting if not resolved[n.removeprefix(RATE_OF)].symbols & waiting]
         if not ready:

@@ -31,7 +31,7 @@ def reacting(source: Source) -> set[str]:
     for reaction in source.model.getListOfReactions():
         for _, reference in references(reaction):
             name = reference.getSpecies()
-            species = source.model.getSpecies(name)
+            species = source.find(libsbml.Species, name)
             if species is None:
                 raise SBMLError(at(reaction, f"species {name!r} is not defined"))
             if not species.getBoundaryCondition():
@@ -57,7 +57,7 @@ def changes(source: Source, ruled: Set[str]) -> dict[str, Expr]:
             name = reference.getSpecies()
             if name not in can_change:
                 continue
-            if name in ruled or source.model.getSpecies(name).getConstant():
+            if name in ruled or source.elements[name].getConstant():
                 text = f"species {name!r} is constant or the target of a rule, so no reaction can change it"
                 raise SBMLError(at(reaction, f"{text}; set its boundaryCondition"))
             net[name] = net.get(name, ZERO) + sign * _factor(source, reference)
@@ -78,8 +78,8 @@ def _factor(source: Source, reference: libsbml.SpeciesReference) -> Expr:
 
 def _converted(source: Source, name: str, change: Expr) -> Expr:
     """Return the change of a species in its own units, where reactions have others."""
-    species = source.model.getSpecies(name)
+    species = source.elements[name]
     factor = species.getConversionFactor() or source.model.getConversionFactor()
-    if factor and source.model.getParameter(factor) is None:
+    if factor and source.find(libsbml.Parameter, factor) is None:
         raise SBMLError(at(species, f"its conversion factor {factor!r} is no parameter of the model"))
     return change * symbol(factor) if factor else change

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import libsbml
-
+from kinbayes.formats.files import read_bytes
 from kinbayes.formats.sbml.comp import flatten, has_submodels
-from kinbayes.formats.sbml.document import check_document, check_xml
+from kinbayes.formats.sbml.document import checked, read_document
 from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError
 from kinbayes.formats.sbml.model import model_of
 from kinbayes.formats.sbml.refusals import refusals
@@ -41,7 +40,7 @@ def read_sbml(path: str | Path) -> Model:
     FileNotFoundError
         If there is no such file.
     SBMLError
-        If the file is no valid SBML, or its model contradicts itself.
+        If the file is no valid SBML, or larger than can be read, or its model contradicts itself.
     UnsupportedSBMLError
         If the model uses delays (other than of events), fast reactions, reactions without kinetic law, algebraic
         rules that have not exactly one solution in closed form, events that assign a concentration computed
@@ -54,10 +53,7 @@ def read_sbml(path: str | Path) -> Model:
     Version 2 Core Release 2. Journal of Integrative Bioinformatics 16(2). doi:10.1515/jib-2019-0021
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such SBML file: {path}")
-    check_xml(str(path), path.read_bytes())
-    return _read(str(path), libsbml.readSBMLFromFile(str(path)), path.parent)
+    return _read(str(path), read_bytes(path, "SBML file", SBMLError), path.parent)
 
 
 def read_sbml_text(text: str, where: str) -> Model:
@@ -77,16 +73,13 @@ def read_sbml_text(text: str, where: str) -> Model:
     UnsupportedSBMLError
         If the model uses what is not supported.
     """
-    check_xml(where, text.encode())
-    document = libsbml.readSBMLFromString(text)
-    document.setLocationURI(f"file:{where}")
-    return _read(where, document, None)
+    return _read(where, text.encode(), None)
 
 
-def _read(where: str, document: libsbml.SBMLDocument, folder: Path | None) -> Model:
-    check_document(where, document)
+def _read(where: str, data: bytes, folder: Path | None) -> Model:
+    document = read_document(where, data)
     if has_submodels(document):
-        flatten(document, folder)
+        flatten(document, checked(where, data), folder)
     rename_time(document.getModel())
     refused = refusals(document)
     if refused:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import libsbml
 
+from kinbayes.formats.sbml.document import elements
 from kinbayes.formats.sbml.errors import at
 from kinbayes.model.formula import unsupported
 
@@ -27,9 +28,7 @@ def refusals(document: libsbml.SBMLDocument) -> list[str]:
         at(document, f"the model requires the package {package!r}, which is not supported")
         for package in _required_packages(document)
     ]
-    model = document.getModel()
-    elements = model.getListOfAllElements()
-    for element in (elements.get(i) for i in range(elements.getSize())):
+    for element in elements(document.getModel()):
         if element.getPackageName() == "core":
             found += [at(_with_id(element), reason) for reason in _reasons(element)]
     return found

@@ -52,7 +52,7 @@ def read_rules(source: Source, starts: Mapping[str, Expr]) -> Rules:
 
 def _check_target(source: Source, element: libsbml.SBase, taken: Set[str]) -> None:
     target = element.getId()
-    if target not in source.names or source.model.getReaction(target) is not None:
+    if target not in source.names or source.find(libsbml.Reaction, target) is not None:
         text = "there is no species, parameter, compartment or species reference of this id"
         raise SBMLError(at(element, text))
     if target in taken:
@@ -74,7 +74,7 @@ def unknowns(source: Source, rules: Rules, changed: Set[str]) -> list[str]:
     taken = {*rules.assigned, *rules.rates, *changed}
     used = frozenset().union(*(zero.symbols for _, zero in rules.zeros)) & source.names
     free = sorted(
-        name for name in used - taken if not source.is_constant(name) and source.model.getReaction(name) is None
+        name for name in used - taken if not source.is_constant(name) and source.find(libsbml.Reaction, name) is None
     )
     if len(free) != len(rules.zeros):
         rule, _ = rules.zeros[0]

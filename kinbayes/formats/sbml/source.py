@@ -1,15 +1,20 @@
 """The names of an SBML model, and its formulas as expressions."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections import ChainMap
+from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 import libsbml
 
+from kinbayes.formats.sbml.document import elements
 from kinbayes.formats.sbml.errors import SBMLError, UnsupportedSBMLError, at
 from kinbayes.model.expressions import ZERO, Expr, const, substitute, symbol
-from kinbayes.model.formula import RATE_OF, FormulaError, Functions, UnsupportedFormulaError, from_ast, rate_of
+from kinbayes.model.formula import RATE_OF, FormulaError, Functions, UnsupportedFormulaError, from_ast, nodes, rate_of
 
 _DERIVATIVE = "http://en.wikipedia.org/wiki/Derivative"
+
+# Of all formulas together; those of the curated BioModels stay below 25,000.
+_MOST_NODES = 200_000
 
 
 class Source(NamedTuple):
@@ -19,6 +24,8 @@ class Source(NamedTuple):
     ----------
     model
         The model.
+    elements
+        Its compartments, species, parameters and reactions, by id.
     functions
         Its functions.
     stoichiometries
@@ -30,6 +37,7 @@ class Source(NamedTuple):
     """
 
     model: libsbml.Model
+    elements: Mapping[str, libsbml.SBase]
     functions: Functions
     stoichiometries: Mapping[str, Expr]
     references: Mapping[str, libsbml.SpeciesReference]
@@ -37,11 +45,15 @@ class Source(NamedTuple):
 
     def is_constant(self, name: str) -> bool:
         """Return whether the file calls a name constant; reactions have rates, which are not."""
-        element = self.references.get(name)
-        kinds = (self.model.getCompartment, self.model.getSpecies, self.model.getParameter)
-        element = element or next(filter(None, (find(name) for find in kinds)), None)
-        # Level 1 knows no constants.
-        return element is not None and self.model.getLevel() > 1 and element.getConstant()
+        element = self.references.get(name) or self.elements.get(name)
+        if element is None or isinstance(element, libsbml.Reaction):
+            return False
+        return self.model.getLevel() > 1 and element.getConstant()  # Level 1 knows no constants
+
+    def find(self, kind: type, name: str) -> libsbml.SBase | None:
+        """Return the element of a kind and id; libsbml would look through all of them."""
+        element = self.elements.get(name)
+        return element if isinstance(element, kind) else None
 
 
 def read_source(model: libsbml.Model) -> Source:
@@ -65,6 +77,7 @@ def read_source(model: libsbml.Model) -> Source:
     names = {e.getId() for e in named if not _is_sizeless_point(e) or e.getId() in given}
     return Source(
         model=model,
+        elements={element.getId(): element for element in named},
         functions=_functions(model),
         stoichiometries={reference.getId(): const(stoichiometry(reference)) for reference in numbers},
         references=varying,
@@ -81,8 +94,7 @@ def rename_time(model: libsbml.Model) -> None:
     while model.getElementBySId(name) is not None:
         name += "_"
     element.setId(name)
-    everything = model.getListOfAllElements()
-    for other in (everything.get(i) for i in range(everything.getSize())):
+    for other in elements(model):
         other.renameSIdRefs("time", name)
 
 
@@ -93,7 +105,7 @@ def _given(model: libsbml.Model) -> set[str]:
     targets = [*model.getListOfInitialAssignments(), *(r for r in rules if not r.isAlgebraic()), *events]
     names = {element.getId() for element in targets if element.isSetMath()}
     algebraic = [rule.getMath() for rule in rules if rule.isAlgebraic() and rule.isSetMath()]
-    return names.union(*(_names(tree, libsbml.AST_NAME) for tree in algebraic))
+    return names.union(*(_named(tree, libsbml.AST_NAME) for tree in algebraic))
 
 
 def _is_sizeless_point(element: libsbml.SBase) -> bool:
@@ -125,18 +137,33 @@ def _functions(model: libsbml.Model) -> Functions:
     waiting = {f.getId(): f for f in model.getListOfFunctionDefinitions() if f.getBody() is not None}
     done = {f.getId(): (("x",), rate_of(symbol("x"))) for f in waiting.values() if _is_rate_of(f)}
     waiting = {name: f for name, f in waiting.items() if name not in done}
-    calls = {name: _names(f.getBody(), libsbml.AST_FUNCTION) for name, f in waiting.items()}
+    calls = {name: _named(f.getBody(), libsbml.AST_FUNCTION) for name, f in waiting.items()}
+    sizes = dict.fromkeys(done, 1)  # of the bodies with all calls written out
     while waiting:
-        ready = [f for name, f in waiting.items() if not waiting.keys() & calls[name]]
+        ready = [f for name, f in waiting.items() if waiting.keys().isdisjoint(calls[name])]
         if not ready:
             function = next(iter(waiting.values()))
             raise SBMLError(at(function, f"the functions {sorted(waiting)} call each other in a circle"))
         for function in ready:
+            size = sum(1 for _ in nodes(function.getBody()))
+            sizes[function.getId()] = size + sum(sizes.get(name, 0) for name in calls[function.getId()])
+            _check_size(function, sizes[function.getId()])
             arguments = tuple(function.getArgument(i).getName() for i in range(function.getNumArguments()))
             body = _expression(function, function.getBody(), done, {*arguments})
             done[function.getId()] = (arguments, body)
             del waiting[function.getId()]
+    if done:
+        math = [element.getMath() for element in elements(model) if hasattr(element, "getMath")]
+        called = [name for tree in math if tree is not None for name in _named(tree, libsbml.AST_FUNCTION)]
+        _check_size(model, sum(sizes.get(name, 0) for name in called))
     return done
+
+
+def _check_size(element: libsbml.SBase, size: int) -> None:
+    """Refuse calls that would fill the memory when written out: functions may call each other twice, and so on."""
+    if size > _MOST_NODES:
+        text = f"with the calls of functions written out it has more than {_MOST_NODES:,} operations"
+        raise SBMLError(at(element, f"{text}; let functions call each other less often"))
 
 
 def _is_rate_of(function: libsbml.FunctionDefinition) -> bool:
@@ -147,27 +174,22 @@ def _is_rate_of(function: libsbml.FunctionDefinition) -> bool:
     return function.getNumArguments() == 1 and _DERIVATIVE in marks
 
 
-def _names(root: libsbml.ASTNode, kind: int) -> set[str]:
+def _named(root: libsbml.ASTNode, kind: int) -> list[str]:
     """Return the names of all nodes of a kind."""
-    names, stack = set(), [root]
-    while stack:
-        node = stack.pop()
-        if node.getType() == kind:
-            names.add(node.getName())
-        stack.extend(node.getChild(i) for i in range(node.getNumChildren()))
-    return names
+    return [node.getName() for node in nodes(root) if node.getType() == kind]
 
 
-def _expression(element: libsbml.SBase, tree: libsbml.ASTNode, functions: Functions, known: Set[str]) -> Expr:
+def _expression(element: libsbml.SBase, tree: libsbml.ASTNode, functions: Functions, *known: Container[str]) -> Expr:
     try:
         expression = from_ast(tree, functions)
     except UnsupportedFormulaError as error:
         raise UnsupportedSBMLError(at(element, str(error))) from error
     except FormulaError as error:
         raise SBMLError(at(element, str(error))) from error
-    unknown = {name.removeprefix(RATE_OF) for name in expression.symbols} - known - {"time"}
+    names = {name.removeprefix(RATE_OF) for name in expression.symbols} - {"time"}
+    unknown = sorted(name for name in names if not any(name in some for some in known))
     if unknown:
-        raise SBMLError(at(element, f"its formula uses {sorted(unknown)}, not defined in the model"))
+        raise SBMLError(at(element, f"its formula uses {unknown}, not defined in the model"))
     return expression
 
 
@@ -187,8 +209,9 @@ def formula(
     local
         Constants that only this formula knows; they hide others of the same name.
     """
-    fixed = {**source.stoichiometries, **(local or {})}
-    expression = _expression(element, tree, source.functions, source.names | fixed.keys())
-    used = {name: value for name, value in fixed.items() if expression.depends_on(name)}
-    slopes = {RATE_OF + name: ZERO for name in fixed if expression.depends_on(RATE_OF + name)}
-    return substitute([expression], {**used, **slopes})[0]
+    fixed = ChainMap(local or {}, source.stoichiometries)
+    expression = _expression(element, tree, source.functions, source.names, fixed)
+    names = {name: name.removeprefix(RATE_OF) for name in expression.symbols}
+    # What is constant has no rate.
+    used = {name: fixed[base] if name == base else ZERO for name, base in names.items() if base in fixed}
+    return substitute([expression], used)[0]

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import libsbml
 
 from kinbayes.formats.antimony import ENDINGS, AntimonyError, read_antimony, to_sbml
-from kinbayes.formats.sbml.document import check_document, check_xml
+from kinbayes.formats.files import read_bytes
+from kinbayes.formats.sbml.document import elements, read_document
 from kinbayes.formats.sbml.errors import SBMLError
 from kinbayes.formats.sbml.reader import read_sbml
+from kinbayes.model.formula import nodes
 from kinbayes.model.model import Model
 from kinbayes.ode.simulate import SimulationError, simulate
 
@@ -54,15 +56,10 @@ def survey(path: str | Path) -> Survey:
     try:
         if path.suffix.lower() in ENDINGS:
             read = read_antimony
-            document = libsbml.readSBMLFromString(to_sbml(path))
-            check_document(f"{path}, as SBML", document)
+            document = read_document(f"{path}, as SBML", to_sbml(path).encode())
         else:
-            if not path.is_file():
-                raise FileNotFoundError(f"no such SBML file: {path}")
             read = read_sbml
-            check_xml(str(path), path.read_bytes())
-            document = libsbml.readSBMLFromFile(str(path))
-            check_document(str(path), document)
+            document = read_document(str(path), read_bytes(path, "SBML file", SBMLError))
     except (SBMLError, AntimonyError) as error:
         return Survey("", {}, str(error).splitlines())
     label = f"SBML Level {document.getLevel()} Version {document.getVersion()}"
@@ -93,8 +90,7 @@ def _features(document: libsbml.SBMLDocument) -> dict[str, int]:
             "reactions": model.getNumReactions(),
         }
     )
-    elements = model.getListOfAllElements()
-    for element in (elements.get(i) for i in range(elements.getSize())):
+    for element in elements(model):
         if element.getPackageName() == "core":
             found.update(_kinds(element))
             tree = element.getMath() if hasattr(element, "getMath") else None
@@ -174,9 +170,4 @@ _SYMBOLS = {
 
 
 def _node_types(tree: libsbml.ASTNode | None) -> set[int]:
-    types, stack = set(), [] if tree is None else [tree]
-    while stack:
-        node = stack.pop()
-        types.add(node.getType())
-        stack.extend(node.getChild(i) for i in range(node.getNumChildren()))
-    return types
+    return set() if tree is None else {node.getType() for node in nodes(tree)}

@@ -89,7 +89,7 @@ def compared(folder: Path, given: Mapping[str, float] | None = None) -> Compared
     values |= {"time": values["time_"]} if "time_" in values else {}
     document = libsbml.readSBMLFromFile(str(path))  # keeps what belongs to it alive
     if has_submodels(document):
-        flatten(document, folder)
+        flatten(document, path.read_text(encoding="utf-8"), folder)
     wrong = [
         name
         for name, value in expected.items()
