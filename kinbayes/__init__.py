@@ -13,8 +13,8 @@ import jax
 if TYPE_CHECKING:
     from kinbayes.examples import example
     from kinbayes.formats.antimony import read_antimony
-    from kinbayes.formats.petab import read_petab
-    from kinbayes.formats.petab_export import export_petab
+    from kinbayes.formats.petab.export.writer import export_petab
+    from kinbayes.formats.petab.reader import read_petab
     from kinbayes.formats.sbml.reader import read_sbml
     from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
@@ -66,13 +66,13 @@ _HOMES = {
     "Uniform": "problem.priors",
     "credible_intervals": "results.summary",
     "example": "examples",
-    "export_petab": "formats.petab_export",
+    "export_petab": "formats.petab.export.writer",
     "load": "results.store",
     "noise": "problem",
     "optimize": "run.optimize",
     "predict": "run.predict",
     "read_antimony": "formats.antimony",
-    "read_petab": "formats.petab",
+    "read_petab": "formats.petab.reader",
     "read_sbml": "formats.sbml.reader",
     "sample": "run.sample",
     "simulate": "ode.simulate",

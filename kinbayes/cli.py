@@ -85,8 +85,8 @@ def init(
     folder: Annotated[Path, typer.Option(help="Folder to make for the problem.")] = Path("problem"),
 ) -> None:
     """Write a starting PEtab problem, to edit, from an SBML file and a table."""
-    from kinbayes.formats.petab import read_petab
-    from kinbayes.formats.petab_init import init_petab
+    from kinbayes.formats.petab.init import init_petab
+    from kinbayes.formats.petab.reader import read_petab
 
     path = init_petab(model, data, folder)
     _print_table(_parameters(read_petab(path)), "parameters of the new problem: edit bounds and priors")
@@ -104,7 +104,7 @@ def check(
     A problem is simulated at its nominal point, and the gradient tested there. Of a model it is told what it uses,
     whether it can be simulated, and if not, why.
     """
-    from kinbayes.formats.petab import read_petab
+    from kinbayes.formats.petab.reader import read_petab
     from kinbayes.run.check import check as check_problem
 
     if file.suffix.lower() in (*_SBML, *_ANTIMONY):

@@ -24,7 +24,7 @@ import jax  # noqa: E402
 import kinbayes as kb  # noqa: E402
 
 mark("import_kinbayes")
-import kinbayes.formats.petab  # noqa: E402
+import kinbayes.formats.petab.reader  # noqa: E402
 
 mark("load_formats")
 from kinbayes.ode import bridges  # noqa: E402, F401

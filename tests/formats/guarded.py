@@ -108,7 +108,7 @@ def _said(answer: Callable[[list], None], request: list) -> tuple[str, str, str]
     import traceback
 
     from kinbayes.formats.antimony import AntimonyError
-    from kinbayes.formats.petab_table import PEtabError
+    from kinbayes.formats.petab.table import PEtabError
     from kinbayes.formats.sbml.errors import SBMLError
     from kinbayes.model.formula import FormulaError
     from kinbayes.model.model import ModelError
@@ -140,7 +140,7 @@ def read(request: list) -> None:
     elif kind == "petab":
         kb.read_petab(what)
     elif kind == "table":
-        from kinbayes.formats.petab_init import init_petab
+        from kinbayes.formats.petab.init import init_petab
 
         init_petab(*request[1:])
     elif kind == "formula":

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from kinbayes.formats import petab_table
 from kinbayes.formats.files import LARGEST, is_inside, read_bytes, shown
-from kinbayes.formats.petab_table import PEtabError, read_rows
+from kinbayes.formats.petab import table as petab_table
+from kinbayes.formats.petab.table import PEtabError, read_rows
 from kinbayes.model.expressions import const, symbol
 from kinbayes.model.formula import CONSTANTS, parse
 from tests.formats.guarded import Reader

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq, fsolve
 
-from kinbayes.formats.petab import read_petab
+from kinbayes.formats.petab.reader import read_petab
 from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Event, Model

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinbayes.formats.petab import read_petab
+from kinbayes.formats.petab.reader import read_petab
 from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model

@@ -319,7 +319,7 @@ def test_the_petab_objective_is_that_of_petab():
     petab = pytest.importorskip("petab.v1")
     from petab.v1.priors import Prior
 
-    from kinbayes.formats.petab import read_petab
+    from kinbayes.formats.petab.reader import read_petab
 
     path = MODELS / "lynx_hare" / "problem.yaml"
     ours, theirs = read_petab(path), petab.Problem.from_yaml(path)

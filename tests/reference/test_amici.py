@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from kinbayes.formats.petab import read_petab
+from kinbayes.formats.petab.reader import read_petab
 from kinbayes.model.expressions import evaluate
 from kinbayes.ode.status import Status
 from kinbayes.problem.parameters import scaled

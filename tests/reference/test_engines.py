@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinbayes.formats.petab import read_petab
+from kinbayes.formats.petab.reader import read_petab
 from kinbayes.ode.status import Status
 
 BENCHMARK = Path(__file__).parents[2].parent / "shared" / "data" / "petab" / "benchmark"

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kinbayes.formats.petab import read_petab
-from kinbayes.formats.petab_table import PEtabError, UnsupportedPEtabError, read_rows
+from kinbayes.formats.petab.reader import read_petab
+from kinbayes.formats.petab.table import PEtabError, UnsupportedPEtabError, read_rows
 from kinbayes.problem import noise
 from kinbayes.problem.log_prior import forms, prior_data, prior_function
 from kinbayes.problem.observables import Experiment, Measurement, Observable
@@ -24,8 +24,8 @@ from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.priors import LogNormal, Normal, Uniform
 from tests.problem.test_native_gradient import by_differences
 
-MODELS = Path(__file__).parents[2] / "models"
-PETAB = Path(__file__).parents[2].parent / "shared" / "data" / "petab"
+MODELS = Path(__file__).parents[3] / "models"
+PETAB = Path(__file__).parents[3].parent / "shared" / "data" / "petab"
 SUITE, BENCHMARK = PETAB / "test_suite" / "v1.0.0" / "sbml", PETAB / "benchmark"
 
 YAML = """\

@@ -9,9 +9,9 @@ from itertools import groupby
 from typing import NamedTuple
 
 from kinbayes.formats.files import shown
-from kinbayes.formats.petab_formula import InexpressibleError, expression_text
-from kinbayes.formats.petab_measured import formula_in
-from kinbayes.formats.petab_table import Row, UnsupportedPEtabError, number
+from kinbayes.formats.petab.formula import InexpressibleError, expression_text
+from kinbayes.formats.petab.measured import formula_in
+from kinbayes.formats.petab.table import Row, UnsupportedPEtabError, number
 from kinbayes.model.expressions import const, substitute
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kinbayes.formats.petab_changes import later_changes, start_changes
-from kinbayes.formats.petab_formula import InexpressibleError, expression_text, petab_formula, renamed
-from kinbayes.formats.petab_names import Names, all_placeholders
-from kinbayes.formats.petab_parts import Parts
-from kinbayes.formats.petab_table import number
-from kinbayes.formats.petab_tables import Line, Tables, lines, measured, number_cell, without_empty
+from kinbayes.formats.petab.export.changes import later_changes, start_changes
+from kinbayes.formats.petab.export.names import Names, all_placeholders
+from kinbayes.formats.petab.export.parts import Parts
+from kinbayes.formats.petab.export.tables import Line, Tables, lines, measured, number_cell, without_empty
+from kinbayes.formats.petab.formula import InexpressibleError, expression_text, petab_formula, renamed
+from kinbayes.formats.petab.table import number
 from kinbayes.formats.sbml.writer import free_id
 from kinbayes.model.expressions import Expr, const, substitute, symbol
 from kinbayes.model.formula import parse

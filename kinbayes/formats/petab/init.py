@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from kinbayes.formats.files import shown
-from kinbayes.formats.petab import read_petab
-from kinbayes.formats.petab_table import PEtabError, Row, read_rows
+from kinbayes.formats.petab.reader import read_petab
+from kinbayes.formats.petab.table import PEtabError, Row, read_rows
 from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.model import Model
 

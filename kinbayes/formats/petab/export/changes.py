@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 
-from kinbayes.formats.petab_formula import expression_text, petab_formula, renamed
-from kinbayes.formats.petab_names import Names
-from kinbayes.formats.petab_parts import Parts
-from kinbayes.formats.petab_table import number
-from kinbayes.formats.petab_tables import number_cell
+from kinbayes.formats.petab.export.names import Names
+from kinbayes.formats.petab.export.parts import Parts
+from kinbayes.formats.petab.export.tables import number_cell
+from kinbayes.formats.petab.formula import expression_text, petab_formula, renamed
+from kinbayes.formats.petab.table import number
 from kinbayes.model.expressions import Expr, const, substitute, symbol
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model, resolve

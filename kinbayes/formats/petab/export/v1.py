@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from kinbayes.formats.petab_changes import start_changes
-from kinbayes.formats.petab_formula import InexpressibleError, petab_formula, renamed
-from kinbayes.formats.petab_names import Names
-from kinbayes.formats.petab_parts import Parts
-from kinbayes.formats.petab_tables import Line, Tables, lines, measured, number_cell, without_empty
+from kinbayes.formats.petab.export.changes import start_changes
+from kinbayes.formats.petab.export.names import Names
+from kinbayes.formats.petab.export.parts import Parts
+from kinbayes.formats.petab.export.tables import Line, Tables, lines, measured, number_cell, without_empty
+from kinbayes.formats.petab.formula import InexpressibleError, petab_formula, renamed
 from kinbayes.model.expressions import Expr
 from kinbayes.problem.observables import Experiment, Measurement, Observable
 from kinbayes.problem.parameters import Parameter, natural, scaled

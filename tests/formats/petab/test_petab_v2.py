@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from kinbayes.formats.petab import read_petab
-from kinbayes.formats.petab_table import PEtabError, UnsupportedPEtabError
+from kinbayes.formats.petab.reader import read_petab
+from kinbayes.formats.petab.table import PEtabError, UnsupportedPEtabError
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.formula import parse
 from kinbayes.problem import noise, priors
@@ -24,7 +24,7 @@ from kinbayes.problem.observables import Observable
 from tests.formats.sbml.text import assignment, document, event, parameter, reaction, reference, rule
 from tests.problem.test_native_gradient import by_differences
 
-SUITE = Path(__file__).parents[2].parent / "shared" / "data" / "petab" / "test_suite" / "v2.0.0"
+SUITE = Path(__file__).parents[3].parent / "shared" / "data" / "petab" / "test_suite" / "v2.0.0"
 here = pytest.mark.skipif(not SUITE.is_dir(), reason="the PEtab test suite is not here")
 
 # ---- PEtab's test suite

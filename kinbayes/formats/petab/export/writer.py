@@ -8,12 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from kinbayes.formats.petab_export_v1 import tables_v1
-from kinbayes.formats.petab_export_v2 import tables_v2
-from kinbayes.formats.petab_formula import InexpressibleError
-from kinbayes.formats.petab_names import names_of
-from kinbayes.formats.petab_parts import parts_of
-from kinbayes.formats.petab_tables import Tables, write_table
+from kinbayes.formats.petab.export.names import names_of
+from kinbayes.formats.petab.export.parts import parts_of
+from kinbayes.formats.petab.export.tables import Tables, write_table
+from kinbayes.formats.petab.export.v1 import tables_v1
+from kinbayes.formats.petab.export.v2 import tables_v2
+from kinbayes.formats.petab.formula import InexpressibleError
 from kinbayes.formats.sbml.mathml import UnwritableError
 from kinbayes.formats.sbml.writer import write_sbml
 from kinbayes.problem.problem import Problem

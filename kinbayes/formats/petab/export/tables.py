@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from kinbayes.formats.petab_formula import InexpressibleError
-from kinbayes.formats.petab_names import Names
+from kinbayes.formats.petab.export.names import Names
+from kinbayes.formats.petab.formula import InexpressibleError
 from kinbayes.problem.observables import Measurement
 
 Line = dict[str, str]  # column -> cell

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kinbayes.formats.files import shown
-from kinbayes.formats.petab_experiments import conditions_of, experiments_of, in_version_1
-from kinbayes.formats.petab_files import file_paths, mapping, required, table_rows, unique
-from kinbayes.formats.petab_measured import check_measurement, constants, fillings, own_name, problem_with
-from kinbayes.formats.petab_table import PEtabError, Row, UnsupportedPEtabError, number
+from kinbayes.formats.petab.experiments import conditions_of, experiments_of, in_version_1
+from kinbayes.formats.petab.files import file_paths, mapping, required, table_rows, unique
+from kinbayes.formats.petab.measured import check_measurement, constants, fillings, own_name, problem_with
+from kinbayes.formats.petab.table import PEtabError, Row, UnsupportedPEtabError, number
 from kinbayes.formats.sbml.reader import read_sbml
 from kinbayes.model.expressions import substitute, symbol
 from kinbayes.model.model import Model

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from kinbayes.formats.petab_table import PEtabError, Row, number
+from kinbayes.formats.petab.table import PEtabError, Row, number
 from kinbayes.model.expressions import Expr
 from kinbayes.model.formula import CONSTANTS, FormulaError, parse
 from kinbayes.model.model import Model, ModelError

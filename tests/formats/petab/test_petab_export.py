@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import kinbayes as kb
 from kinbayes.cli import app
-from kinbayes.formats import petab_export
-from kinbayes.formats.petab_formula import InexpressibleError, petab_formula
-from kinbayes.formats.petab_table import UnsupportedPEtabError
+from kinbayes.formats.petab.export import writer as petab_export
+from kinbayes.formats.petab.formula import InexpressibleError, petab_formula
+from kinbayes.formats.petab.table import UnsupportedPEtabError
 from kinbayes.model.expressions import const, evaluate, symbol
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model
@@ -29,7 +29,7 @@ petab_v2 = pytest.importorskip("petab.v2")
 lint_v2 = pytest.importorskip("petab.v2.lint")
 calculate_v2 = pytest.importorskip("petab.v2.calculate")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXAMPLES = ("conversion_reaction", "enzyme_progress", "influenza", "lynx_hare")
 BENCHMARK = ROOT.parent / "shared" / "data" / "petab" / "benchmark"
 SMALL = ("Boehm_JProteomeRes2014", "Brannmark_JBC2010", "Fiedler_BMCSystBiol2016")

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from kinbayes.formats.files import is_inside, shown
-from kinbayes.formats.petab_table import PEtabError, Row, read_rows, read_text
+from kinbayes.formats.petab.table import PEtabError, Row, read_rows, read_text
 
 _LONGEST = 2**20  # characters of YAML, which is read slowly; the problems of the PEtab collection have less than 1000
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from kinbayes.formats.petab_formula import names_in, renamed
-from kinbayes.formats.petab_parts import Parts
+from kinbayes.formats.petab.export.parts import Parts
+from kinbayes.formats.petab.formula import names_in, renamed
 from kinbayes.formats.sbml.writer import free_id, model_ids, valid_ids
 from kinbayes.model.expressions import const, symbol
 from kinbayes.model.formula import parse

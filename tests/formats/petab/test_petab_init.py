@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kinbayes.formats.petab import read_petab
-from kinbayes.formats.petab_init import init_petab
-from kinbayes.formats.petab_table import PEtabError
+from kinbayes.formats.petab.init import init_petab
+from kinbayes.formats.petab.reader import read_petab
+from kinbayes.formats.petab.table import PEtabError
 from kinbayes.problem import noise
 from kinbayes.problem.observables import Measurement, Observable
 from kinbayes.problem.parameters import Parameter
 
-LYNX_HARE = Path(__file__).parents[2] / "models" / "lynx_hare" / "model.xml"
+LYNX_HARE = Path(__file__).parents[3] / "models" / "lynx_hare" / "model.xml"
 WIDE = "Time,hare,lynx\n0,30,4\n1,47.2,\n,,\n2,,9.8\n"
 # A parameter of every kind: positive, zero, negative, without a value, and one that an assignment computes.
 MODEL = """\
@@ -191,7 +191,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(path):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kinbayes.formats.petab_init.read_petab", fail)
+    monkeypatch.setattr("kinbayes.formats.petab.init.read_petab", fail)
     data = data_file(tmp_path, WIDE)
     with pytest.raises(KeyboardInterrupt):
         init_petab(LYNX_HARE, data, tmp_path / "problem")

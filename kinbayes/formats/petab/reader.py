@@ -3,12 +3,12 @@
 import functools
 from pathlib import Path
 
-from kinbayes.formats import petab_v1, petab_v2
-from kinbayes.formats.petab_files import read_yaml, required
-from kinbayes.formats.petab_table import UnsupportedPEtabError
+from kinbayes.formats.petab import v1, v2
+from kinbayes.formats.petab.files import read_yaml, required
+from kinbayes.formats.petab.table import UnsupportedPEtabError
 from kinbayes.problem.problem import Problem
 
-_READERS = {"1": petab_v1.problem_of, "2": petab_v2.problem_of}
+_READERS = {"1": v1.problem_of, "2": v2.problem_of}
 
 
 def read_petab(

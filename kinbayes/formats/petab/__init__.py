@@ -1,0 +1,1 @@
+"""PEtab: reading problems of both versions, starting them, and writing them."""

@@ -1,0 +1,1 @@
+"""Problems written as PEtab."""
