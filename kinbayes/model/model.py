@@ -58,6 +58,17 @@ class Event(NamedTuple):
         own = (self.trigger, self.delay, *(value for _, value in self.assignments))
         return own if self.priority is None else (*own, self.priority)
 
+    def substituted(self, replacements: Mapping[str, Expr]) -> "Event":
+        """Return the event with expressions in place of symbols, in all of its formulas."""
+        formulas = substitute(self.formulas, replacements)
+        targets = [target for target, _ in self.assignments]
+        return self._replace(
+            trigger=formulas[0],
+            delay=formulas[1],
+            assignments=tuple(zip(targets, formulas[2:], strict=False)),
+            priority=None if self.priority is None else formulas[-1],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -114,7 +125,7 @@ class Model:
         object.__setattr__(self, "expressions", resolve(self.expressions))
         rhs = substitute(list(self.derivatives.values()), self.expressions)
         object.__setattr__(self, "derivatives", dict(zip(self.derivatives, rhs, strict=True)))
-        object.__setattr__(self, "events", tuple(self._in_states(event) for event in self.events))
+        object.__setattr__(self, "events", tuple(event.substituted(self.expressions) for event in self.events))
 
     def _check_events(self, known: Collection[str]) -> None:
         names = [event.name for event in self.events]
@@ -130,16 +141,6 @@ class Model:
             wrong = sorted(t for t in targets if t not in self.derivatives or targets.count(t) > 1)
             if wrong:
                 raise ModelError(f"event {event.name!r} assigns {wrong}: only states, and each once, can be assigned")
-
-    def _in_states(self, event: Event) -> Event:
-        targets = [target for target, _ in event.assignments]
-        formulas = substitute(event.formulas, self.expressions)
-        return event._replace(
-            trigger=formulas[0],
-            delay=formulas[1],
-            assignments=tuple(zip(targets, formulas[2:], strict=False)),
-            priority=None if event.priority is None else formulas[-1],
-        )
 
     @property
     def states(self) -> tuple[str, ...]:

@@ -133,20 +133,13 @@ class _Work:
         def shifted(formulas: Mapping[str, Expr]) -> dict[str, Expr]:
             return dict(zip(formulas, substitute(list(formulas.values()), time), strict=True))
 
-        events = []
-        for event in old.events:
-            trigger, delay, *rest = substitute(event.formulas, time)
-            targets = [target for target, _ in event.assignments]
-            priority = None if event.priority is None else rest[-1]
-            assignments = tuple(zip(targets, rest, strict=False))
-            events.append(event._replace(trigger=trigger, delay=delay, assignments=assignments, priority=priority))
         return Model(
             old.name,
             {**shifted(old.derivatives), **{n: ZERO for n in self.jumping if n not in old.derivatives}},
             shifted(self.initial),
             shifted(old.expressions),
             old.units,
-            (*self.events, *events),
+            (*self.events, *(event.substituted(time) for event in old.events)),
         )
 
 

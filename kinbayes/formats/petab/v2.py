@@ -152,11 +152,8 @@ def _renamed(model: Model, rows: Sequence[Row]) -> Model:
 
     events = []
     for event in model.events:
-        trigger, delay, *values = substitute(event.formulas, replaced)
-        targets = [names.get(target, target) for target, _ in event.assignments]
-        priority = None if event.priority is None else values[-1]
-        assignments = tuple(zip(targets, values, strict=False))
-        events.append(event._replace(trigger=trigger, delay=delay, assignments=assignments, priority=priority))
+        assignments = tuple((names.get(target, target), value) for target, value in event.assignments)
+        events.append(event._replace(assignments=assignments).substituted(replaced))
     units = {names.get(name, name): unit for name, unit in model.units.items()}
     parts = (model.derivatives, model.initial, model.expressions)
     return Model(model.name, *map(renamed, parts), units, tuple(events))

@@ -14,7 +14,7 @@ from kinbayes.formats.sbml.rules import Rules, initial_assignments, read_rules, 
 from kinbayes.formats.sbml.source import Source, is_point, read_source
 from kinbayes.model.expressions import ZERO, Expr, const, substitute, symbol
 from kinbayes.model.formula import RATE_OF, rate_of
-from kinbayes.model.model import Event, Model
+from kinbayes.model.model import Model
 
 
 def model_of(element: libsbml.Model) -> Model:
@@ -74,22 +74,12 @@ def model_of(element: libsbml.Model) -> Model:
         initial=_replaced(initial, rates),
         expressions=_replaced(expressions, rates),
         units=_units(element),
-        events=tuple(_with_rates(event, rates) for event in events),
+        events=tuple(event.substituted(rates) for event in events),
     )
 
 
 def _replaced(formulas: Mapping[str, Expr], rates: Mapping[str, Expr]) -> dict[str, Expr]:
     return dict(zip(formulas, substitute(list(formulas.values()), rates), strict=True)) if rates else dict(formulas)
-
-
-def _with_rates(event: Event, rates: Mapping[str, Expr]) -> Event:
-    trigger, delay = substitute([event.trigger, event.delay], rates)
-    return event._replace(
-        trigger=trigger,
-        delay=delay,
-        assignments=tuple(_replaced(dict(event.assignments), rates).items()),
-        priority=None if event.priority is None else substitute([event.priority], rates)[0],
-    )
 
 
 def _with_a_rate(rules: Rules) -> set[str]:
