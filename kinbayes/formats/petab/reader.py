@@ -31,10 +31,14 @@ def read_petab(
     Returns
     -------
     Problem
-        The problem. The scale `log` of PEtab is `ln` here. A parameter without a prior in its table has no stated
-        prior: it is uniform on its scale between its bounds. With a prior, an empty bound is open. A model parameter
-        that is in no table keeps the value that the model gives it. Initialization priors, names, and columns that
-        PEtab does not define are ignored.
+        The problem. A parameter without a prior in its table has no stated prior: it is uniform on its scale between
+        its bounds. With a prior, an empty bound is open. A model parameter that is in no table keeps the value that the
+        model gives it. Initialization priors, names, and columns that PEtab does not define are ignored, but for
+        `censoring` in the measurements, which is ours: see `Problem`.
+
+        The scale `log` of version 1 is `ln` here. Version 2 has no scales: parameters with a log-uniform, log-normal or
+        log-Laplace prior move on `log10`, all others on `lin`. What comes before the start of an experiment there is an
+        experiment of its own here, with the name of the other and `_preequilibration`.
 
     Raises
     ------
