@@ -1,7 +1,7 @@
 """What a kinetic model is: a frozen value of expressions, without any foreign type."""
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -177,6 +177,17 @@ class Model:
             definitions[name] = where(is_given, value, definitions[name])
         resolved = resolve(definitions)
         return {name: resolved.get(name, symbol(name)) for name in self.initial}
+
+    def at_start(self, formulas: Sequence[Expr], given: Collection[str]) -> list[Expr]:
+        """Return formulas as the model starts, in terms of the names `given`, names that it does not have, and `time`.
+
+        Raises
+        ------
+        ModelError
+            If definitions form a circle.
+        """
+        start = self.initial_values([name for name in given if name in self.initial])
+        return substitute(substitute(formulas, self.expressions), start)
 
     @staticmethod
     def given_names(name: str) -> tuple[str, str]:

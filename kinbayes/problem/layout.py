@@ -137,10 +137,10 @@ def layout(
     lanes = lanes_of(measurements, experiments)
     for experiment in experiments:
         _check_experiment(slots.model, values, experiment, lanes)
-    lane_of = {lane: k for k, lane in enumerate(lanes)}
+    place = {lane: k for k, lane in enumerate(lanes)}
     named = {e.name: e for e in experiments}
     start = {lane: float(named[lane.experiment].values.get(START, 0.0)) for lane in lanes}
-    lane_times = [sorted({m.time - start[lane] for m in measurements if _lane(m) == lane}) for lane in lanes]
+    lane_times = [sorted({m.time - start[lane] for m in measurements if lane_of(m) == lane}) for lane in lanes]
     most = max(len(t) for t in lane_times)
     times = np.array([t + [t[-1]] * (most - len(t)) for t in lane_times])
     time_index = [{t: k for k, t in enumerate(ts)} for ts in lane_times]
@@ -148,8 +148,8 @@ def layout(
     row_data = []
     for (observable, own), group in zip(slots.placeholders.items(), groups, strict=True):
         members = [measurements[r] for r in group]
-        own_lanes = [lane_of[_lane(m)] for m in members]
-        own_times = [m.time - start[_lane(m)] for m in members]
+        own_lanes = [place[lane_of(m)] for m in members]
+        own_times = [m.time - start[lane_of(m)] for m in members]
         cells = [values.cells(observable, own, r, measurements[r]) for r in group]
         row_data.append(
             RowData(
@@ -196,14 +196,15 @@ class Lane(NamedTuple):
     preequilibration: str
 
 
-def _lane(measurement: Measurement) -> Lane:
+def lane_of(measurement: Measurement) -> Lane:
+    """Return the lane that a measurement is of."""
     return Lane(measurement.experiment, measurement.preequilibration)
 
 
 def lanes_of(measurements: Sequence[Measurement], experiments: Sequence[Experiment]) -> list[Lane]:
     """Return the lanes that measurements need, in the order of the experiments; none before any pre-equilibration."""
     rank = {name: k for k, name in enumerate(["", *(e.name for e in experiments)])}
-    return sorted(set(map(_lane, measurements)), key=lambda lane: tuple(rank[name] for name in lane))
+    return sorted(set(map(lane_of, measurements)), key=lambda lane: tuple(rank[name] for name in lane))
 
 
 def _conditions(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from kinbayes.model.codegen import to_jax
 from kinbayes.model.expressions import Expr, apply, symbol
-from kinbayes.problem import priors
+from kinbayes.problem import truncation
 from kinbayes.problem.parameters import LOG_FACTORS, Parameter
 
 
@@ -100,4 +100,4 @@ def _term(form: Form) -> Callable:
 
 def _log_mass(parameter: Parameter) -> float:
     prior = parameter.effective_prior
-    return 0.0 if prior is None else priors.log_mass(prior, *parameter.prior_bounds)
+    return 0.0 if prior is None else truncation.log_mass(prior, *parameter.prior_bounds)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from kinbayes.problem import priors
+from kinbayes.problem import truncation
 from kinbayes.problem.priors import LogLaplace, LogNormal, LogUniform, Prior, Uniform
 
 Scale = Literal["lin", "ln", "log10"]
@@ -80,7 +80,7 @@ class Parameter:
                 f"parameter {self.name!r}: the lower bound {low} is not below the upper bound {high} "
                 "(bounds and the prior's support together); exchange or widen them"
             )
-        if self.prior is not None and priors.log_mass(self.prior, *self.prior_bounds) == -math.inf:
+        if self.prior is not None and truncation.log_mass(self.prior, *self.prior_bounds) == -math.inf:
             raise ParameterError(f"parameter {self.name!r}: its prior has no mass between the bounds {low} and {high}")
 
     @property
@@ -162,7 +162,7 @@ def draw(parameters: Sequence[Parameter], rng: np.random.Generator, size: int) -
         prior = parameter.effective_prior
         if prior is None:
             raise ParameterError(f"parameter {parameter.name!r} has no proper prior to draw from; give it one")
-        values = priors.draw(prior, *parameter.prior_bounds, rng, size)
+        values = truncation.draw(prior, *parameter.prior_bounds, rng, size)
         columns.append(values if prior.on == "scaled" else scaled(values[:, None], (parameter.scale,))[:, 0])
     return np.stack(columns, axis=-1) if columns else np.zeros((size, 0))
 

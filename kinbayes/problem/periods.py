@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from kinbayes.model.expressions import TIME, ZERO, Expr, apply, const, substitute, symbol, where
 from kinbayes.model.formula import FormulaError, parse
-from kinbayes.model.model import Event, Model, ModelError, resolve
+from kinbayes.model.model import Event, Model, ModelError
 from kinbayes.problem.observables import Experiment
 
 # Names that no file can use. The first is the time at which a lane begins; inside the model time counts from there.
@@ -99,9 +99,6 @@ class _Work:
         self.changes: dict[tuple, int] = {}  # (what is assigned, how many like it came before) -> its number
         self.events: list[Event] = []
         self.jumping: dict[str, None] = {}
-        definitions = {**model.initial, **model.expressions}
-        # At the start, formulas see the model's own values.
-        self.own = resolve({name: e for name, e in definitions.items() if name not in names})
 
     def formula(self, where_: str, text: float | str) -> Expr:
         """Return a formula whose names are known; those of parameters that the model lacks are given to it."""
@@ -194,7 +191,7 @@ def _at_start(work: _Work, experiment: Experiment) -> dict[str, float | str]:
             formula, found[slot], work.initial[slot] = symbol(slot), value, ZERO
         else:
             formula = work.formula(f"{place}, {name!r}", value)
-            formula = substitute([formula], {s: work.own[s] for s in formula.symbols if s in work.own})[0]
+            formula = work.model.at_start([formula], work.names)[0]  # it sees the model's own values
         target, carried = name, carrier(work.model, name)
         if carried is not None:
             target, formula = carried[0], formula * carried[1]

@@ -113,6 +113,14 @@ def test_symbols_below_an_expression():
     assert (expression * 0).symbols == frozenset()
 
 
+def test_repr_of_what_shares_its_parts_ends():
+    """Written out it has more than 2^200 symbols."""
+    expression = A
+    for _ in range(200):
+        expression = apply("sin", expression) * (expression + 1)
+    assert len(repr(expression)) < 20_000
+
+
 def test_repr_is_readable_and_short():
     assert repr(-((A + 2) ** B) / where(apply("le", A, B), 1, 0)) == ("((-((a + 2) ^ b)) / where((a <= b), 1, 0))")
     assert len(repr(sum((symbol(f"x{i}") for i in range(500)), start=ZERO))) == 200

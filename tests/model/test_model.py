@@ -97,3 +97,14 @@ def test_a_definition_of_itself_is_a_circle():
 def test_a_chain_of_definitions_is_no_recursion():
     chain = {f"x{i}": symbol(f"x{i + 1}") + 1 for i in range(3000)}
     assert resolve(chain)["x0"].symbols == {"x3000"}
+
+
+def test_formulas_at_the_start():
+    model = Model(
+        "m", {"A": -symbol("A")}, {"A": symbol("k") + symbol("time"), "k": const(2.0)}, {"twice": 2 * symbol("A")}
+    )
+    formula = symbol("twice") + symbol("k") + symbol("elsewhere")
+    (given,) = model.at_start([formula], ["k", "elsewhere"])
+    assert evaluate([given], {"k": 5.0, "elsewhere": 7.0, "time": 1.0}) == [2 * (5 + 1) + 5 + 7]
+    (own,) = model.at_start([formula], [])
+    assert evaluate([own], {"elsewhere": 7.0, "time": 1.0}) == [2 * (2 + 1) + 2 + 7]

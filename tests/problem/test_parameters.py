@@ -173,3 +173,13 @@ def test_a_prior_on_the_scale_does_depend_on_it():
     prior = Normal(1.0, 0.7, on="scaled")
     moved = densities_at(theta, prior, "log10", bounds) - np.log(theta * math.log(10))
     assert np.max(np.abs(moved - densities_at(theta, prior, "lin", bounds))) > 0.1
+
+
+def test_no_vector_leaves_the_box():
+    """Where the logistic curve is 1, lower + (upper - lower) may be rounded to more than the upper wall."""
+    lower, upper = np.sort(np.random.default_rng(0).uniform(-5, 9, (2, 2000)), axis=0)
+    assert np.any(lower + (upper - lower) > upper)  # the control: plain arithmetic leaves it
+    for x in (-700.0, -40.0, 40.0, 700.0):
+        u, log_slope = maps.constrain(maps.Box(jnp.asarray(lower), jnp.asarray(upper)), jnp.full(2000, x))
+        assert np.all((u >= lower) & (u <= upper))
+        assert np.isfinite(log_slope)

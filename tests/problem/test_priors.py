@@ -290,3 +290,10 @@ def test_parameters_of_equal_form_keep_their_own_numbers():
 def test_settings_that_define_no_density_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [LogNormal, LogLaplace])
+@pytest.mark.parametrize("location", [1e308, -1e4, math.nan])
+def test_a_logarithm_without_an_exponential_is_refused(make, location):
+    with pytest.raises(ValueError, match="its exponential must be a number"):
+        make(location, 1.0)

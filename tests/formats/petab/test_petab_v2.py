@@ -19,7 +19,7 @@ from kinbayes.formats.petab.reader import read_petab
 from kinbayes.formats.petab.table import PEtabError, UnsupportedPEtabError
 from kinbayes.model.expressions import evaluate
 from kinbayes.model.formula import parse
-from kinbayes.problem import noise, priors
+from kinbayes.problem import noise, priors, truncation
 from kinbayes.problem.observables import Observable
 from tests.formats.sbml.text import assignment, document, event, parameter, reaction, reference, rule
 from tests.problem.test_native_gradient import by_differences
@@ -78,7 +78,7 @@ def test_priors_of_the_test_suite(name):
     by_scale = 0.0
     for p in problem.estimated:
         prior = p.effective_prior
-        found = float(prior.distribution().logpdf(p.nominal)) - priors.log_mass(prior, *p.prior_bounds)
+        found = float(prior.distribution().logpdf(p.nominal)) - truncation.log_mass(prior, *p.prior_bounds)
         assert found == pytest.approx(solution["log_prior"][p.name], rel=1e-14, abs=1e-14)
         by_scale += {"lin": 0.0, "log10": math.log(p.nominal * math.log(10)), "ln": math.log(p.nominal)}[p.scale]
     posterior = float(problem.log_density(u)) - by_scale
@@ -548,7 +548,7 @@ def test_priors_are_truncated_by_their_bounds(tmp_path, lower, upper):
     for p, theirs in zip([p for p in problem.estimated if p.name != "sd"], PRIORS.values(), strict=True):
         mass = theirs.cdf(high) - theirs.cdf(low)
         ours = p.effective_prior
-        found = float(ours.distribution().logpdf(1.25)) - priors.log_mass(ours, *p.prior_bounds)
+        found = float(ours.distribution().logpdf(1.25)) - truncation.log_mass(ours, *p.prior_bounds)
         assert found == pytest.approx(theirs.logpdf(1.25) - math.log(mass), rel=1e-12), p
 
 

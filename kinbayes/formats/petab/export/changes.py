@@ -10,7 +10,7 @@ from kinbayes.formats.petab.formula import expression_text, petab_formula, renam
 from kinbayes.formats.petab.table import number
 from kinbayes.model.expressions import Expr, const, substitute, symbol
 from kinbayes.model.formula import parse
-from kinbayes.model.model import Model, resolve
+from kinbayes.model.model import Model
 from kinbayes.problem.observables import Experiment, Period
 from kinbayes.problem.periods import carrier
 
@@ -26,9 +26,10 @@ def start_changes(problem: Parts, experiment: Experiment) -> dict[str, Expr]:
     here = {name: e for name, e in plain.items() if name in declared}
 
     def value(formula: Expr, known: Mapping[str, Expr]) -> Expr:
-        own = _own_values(problem.model, formula, declared)
-        own = dict(zip(own, substitute(list(own.values()), here), strict=True))
-        return substitute([formula], {**own, **here, "time": const(experiment.start), **known})[0]
+        kept = substitute([formula], {name: symbol(f"known {name}") for name in known})
+        own = problem.model.at_start(kept, declared)
+        known = {f"known {name}": e for name, e in known.items()}
+        return substitute(own, {**here, "time": const(experiment.start), **known})[0]
 
     changes = {
         name: plain[name] or value(parse(experiment.values[name]), {}) for name in experiment.values if name in plain
@@ -37,13 +38,6 @@ def start_changes(problem: Parts, experiment: Experiment) -> dict[str, Expr]:
         if name in changes:
             changes[state] = changes.pop(name) * value(size, changes)
     return changes
-
-
-def _own_values(model: Model, formula: Expr, declared: set[str]) -> dict[str, Expr]:
-    """Return what the names in a formula are in the model itself, in names of declared parameters and `time`."""
-    definitions = {**model.initial, **model.expressions}
-    own = resolve({name: e for name, e in definitions.items() if name not in declared})
-    return {name: own[name] for name in formula.symbols & own.keys()}
 
 
 def _plain(declared: set[str], value: float | str) -> Expr | None:

@@ -17,6 +17,7 @@ from kinbayes.formats.sbml.writer import free_id
 from kinbayes.model.expressions import Expr, const, substitute, symbol
 from kinbayes.model.formula import parse
 from kinbayes.problem import priors
+from kinbayes.problem.layout import Lane, lane_of
 from kinbayes.problem.observables import Experiment, Measurement, Observable
 from kinbayes.problem.parameters import LOG_FACTORS, Parameter, natural
 
@@ -135,27 +136,16 @@ def _family(parameter: Parameter, prior: priors.Prior) -> str:
 # ---- experiments
 
 
-class _Lane(NamedTuple):
-    """An experiment after a pre-equilibration, empty where there is none."""
-
-    experiment: str
-    preequilibration: str
-
-
-def _lane(measurement: Measurement) -> _Lane:
-    return _Lane(measurement.experiment, measurement.preequilibration)
-
-
-def _lanes(problem: Parts, names: Names) -> dict[_Lane, str]:
+def _lanes(problem: Parts, names: Names) -> dict[Lane, str]:
     """Return the ids of experiments, which begin with their pre-equilibrations here.
 
     Those without measurements that leave the model as it is have nothing to say.
     """
-    lanes = dict.fromkeys(map(_lane, problem.measurements))
+    lanes = dict.fromkeys(map(lane_of, problem.measurements))
     seen = {name for lane in lanes for name in lane}
-    others = [_Lane(e.name, "") for e in problem.experiments if e.name not in seen and e != Experiment(e.name)]
+    others = [Lane(e.name, "") for e in problem.experiments if e.name not in seen and e != Experiment(e.name)]
     rank = {name: k for k, name in enumerate(["", *names.experiments])}
-    ids: dict[_Lane, str] = {}
+    ids: dict[Lane, str] = {}
     used, first = set(names.taken), set()
     for lane in sorted((*lanes, *others), key=lambda lane: tuple(rank[name] for name in lane)):
         ids[lane] = names.experiments[lane.experiment]
@@ -181,7 +171,7 @@ class _Conditions(NamedTuple):
         return self.ids.get(key, "")
 
 
-def _periods(problem: Parts, names: Names, lane: _Lane) -> Iterator[tuple[float, str, dict[str, str]]]:
+def _periods(problem: Parts, names: Names, lane: Lane) -> Iterator[tuple[float, str, dict[str, str]]]:
     """Return the start, a word for an id, and the changes of every period."""
     named = {e.name: e for e in problem.experiments}
     experiment, before = named[lane.experiment], named.get(lane.preequilibration)
@@ -264,6 +254,6 @@ def _observable(names: Names, observable: Observable) -> Line:
     }
 
 
-def _measurement(names: Names, lanes: Mapping[_Lane, str], measurement: Measurement) -> Line:
-    ids = {"observableId": names.observables[measurement.observable], "experimentId": lanes[_lane(measurement)]}
+def _measurement(names: Names, lanes: Mapping[Lane, str], measurement: Measurement) -> Line:
+    ids = {"observableId": names.observables[measurement.observable], "experimentId": lanes[lane_of(measurement)]}
     return {**ids, **measured(names, measurement)}
