@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 import scipy.stats
 from jax.tree_util import Partial
 
@@ -84,18 +85,22 @@ def _walls(lower, upper):
     return two, has_lower & ~has_upper, has_upper & ~has_lower, low, high
 
 
-def correlated_normal(observed: float = 1.5, correlation: float = 0.8, dim: int = 3, chains: int = 4) -> KnownTarget:
-    """Normal prior with equal correlations, and a normal measurement of its first entry."""
+def correlated_normal(
+    observed: float = 1.5, correlation: float = 0.8, dim: int = 3, chains: int = 4, beta: float = 1.0
+) -> KnownTarget:
+    """Normal prior with equal correlations, and a normal measurement of its first entry, at a temperature."""
     prior_covariance = correlation * np.ones((dim, dim)) + (1 - correlation) * np.eye(dim)
     noise = 0.5
     data = {"precision": np.linalg.inv(prior_covariance), "observed": observed, "noise": noise}
-    gain = prior_covariance[:, 0] / (prior_covariance[0, 0] + noise**2)
+    # The likelihood to the power of beta is that of noise of variance noise² / beta.
+    gain = beta * prior_covariance[:, 0] / (beta * prior_covariance[0, 0] + noise**2)
     mean = gain * observed
     covariance = prior_covariance - np.outer(gain, prior_covariance[0])
     open_walls = np.full(dim, np.inf)
     exact = [scipy.stats.norm(m, s) for m, s in zip(mean, np.sqrt(np.diag(covariance)), strict=True)]
     initial = np.random.default_rng(1).normal(size=(chains, dim))
-    return _known(build_target(_normal_prior, _first_measured, data, -open_walls, open_walls), exact, initial)
+    target = build_target(_normal_prior, _first_measured, data, -open_walls, open_walls)
+    return _known(target._replace(beta=jnp.asarray(beta)), exact, initial)
 
 
 def _normal_prior(data, u):
@@ -142,6 +147,76 @@ def against_walls(rate: float = 6.0, chains: int = 4) -> KnownTarget:
     return _known(build_target(_flat, _leaning, {"rate": rate}, lower, upper), exact, initial)
 
 
+def in_a_corner(chains: int = 4) -> KnownTarget:
+    """A normal of correlation 0.95 whose mean lies outside the unit square: a ridge that ends at two of its walls."""
+    mean, sd, correlation = np.array([1.0, 1.2]), 0.5, 0.95
+    covariance = sd**2 * np.array([[1.0, correlation], [correlation, 1.0]])
+    data = {"mean": mean, "precision": np.linalg.inv(covariance)}
+
+    def marginal(k):
+        def density(value):
+            other = mean[1 - k] + correlation * (value - mean[k])
+            between = scipy.stats.norm(other, sd * np.sqrt(1 - correlation**2)).cdf
+            return scipy.stats.norm.pdf(value, mean[k], sd) * (between(1.0) - between(0.0))
+
+        return _Quadrature(density, 0.0, 1.0)
+
+    initial = np.random.default_rng(4).uniform(0.6, 0.8, size=(chains, 2))
+    target = build_target(_flat, _normal, data, np.zeros(2), np.ones(2))
+    return _known(target, [marginal(0), marginal(1)], initial)
+
+
+def _normal(data, u):
+    return -0.5 * (u - data["mean"]) @ data["precision"] @ (u - data["mean"])
+
+
+WEIGHT = 0.75  # of the second of two modes
+
+
+def two_modes(chains: int = 4) -> KnownTarget:
+    """A uniform prior on a square, and a likelihood of two normal modes 100 nats deep apart; all start in the first.
+
+    They have unequal weights and widths, and a straight line between them is more than 20 widths long.
+    """
+    data = {
+        "mean": np.array([[-5.0, -5.0], [5.0, 5.0]]),
+        "sd": np.array([0.6, 0.4]),
+        "weight": np.array([1 - WEIGHT, WEIGHT]),
+    }
+    components = [scipy.stats.norm(m, s) for m, s in zip((-5.0, 5.0), data["sd"], strict=True)]
+    walls = np.full(2, 10.0)
+    initial = np.random.default_rng(5).normal(-5.0, 0.6, size=(chains, 2))
+    target = build_target(_flat, _mixture, data, -walls, walls)
+    return _known(target, 2 * [_Mixture(components, data["weight"])], initial)
+
+
+def _mixture(data, u):
+    exponents = -0.5 * (((u - data["mean"]) / data["sd"][:, None]) ** 2).sum(axis=1)
+    return jax.nn.logsumexp(exponents - 2.0 * jnp.log(data["sd"]), b=data["weight"])
+
+
+def mostly_infeasible(chains: int = 4) -> KnownTarget:
+    """A uniform prior on the unit square, of which a disc of a tenth is feasible; it leans to one side."""
+    radius, slope = np.sqrt(0.1 / np.pi), 10.0
+    data = {"centre": 0.5, "radius": radius, "slope": slope}
+
+    def chord(value):
+        return np.sqrt(np.maximum(radius**2 - (value - 0.5) ** 2, 0.0))
+
+    exact = [
+        _Quadrature(lambda value: np.exp(slope * value) * chord(value), 0.5 - radius, 0.5 + radius),
+        _Quadrature(lambda value: np.sinh(slope * chord(value)), 0.5 - radius, 0.5 + radius),
+    ]
+    initial = np.random.default_rng(6).uniform(0.4, 0.6, size=(chains, 2))
+    target = build_target(_flat, _inside_disc, data, np.zeros(2), np.ones(2))
+    return _known(target, exact, initial)
+
+
+def _inside_disc(data, u):
+    is_inside = ((u - data["centre"]) ** 2).sum() < data["radius"] ** 2
+    return jnp.where(is_inside, data["slope"] * u[0], -jnp.inf)
+
+
 def _flat(data, u):
     return 0.0 * u.sum()
 
@@ -180,6 +255,58 @@ class _Below:
 
     def ppf(self, q):
         return self.distribution.ppf(q * self.distribution.cdf(self.edge))
+
+
+class _Mixture:
+    """A mixture of distributions."""
+
+    def __init__(self, components, weights):
+        self.components, self.weights = components, weights
+
+    def mean(self):
+        return self._average(component.mean() for component in self.components)
+
+    def std(self):
+        squares = self._average(component.var() + component.mean() ** 2 for component in self.components)
+        return np.sqrt(squares - self.mean() ** 2)
+
+    def ppf(self, q):
+        def excess(value):
+            return self._average(component.cdf(value) for component in self.components) - q
+
+        ends = [component.ppf(p) for component in self.components for p in (1e-9, 1 - 1e-9)]
+        return scipy.optimize.brentq(excess, min(ends), max(ends))
+
+    def _average(self, values):
+        return sum(weight * value for weight, value in zip(self.weights, values, strict=True))
+
+
+_GAUSS_POINTS, _GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(100)
+
+
+class _Quadrature:
+    """A distribution on an interval, from a density without its constant: sums over Gauss points."""
+
+    def __init__(self, density, lower, upper):
+        self.density, self.lower, self.upper = density, lower, upper
+        self.mass = self._integral(density, upper)
+
+    def mean(self):
+        return self._integral(lambda value: value * self.density(value), self.upper) / self.mass
+
+    def std(self):
+        mean = self.mean()
+        return np.sqrt(self._integral(lambda value: (value - mean) ** 2 * self.density(value), self.upper) / self.mass)
+
+    def ppf(self, q):
+        def excess(value):
+            return self._integral(self.density, value) / self.mass - q
+
+        return scipy.optimize.brentq(excess, self.lower, self.upper)
+
+    def _integral(self, function, end):
+        half = (end - self.lower) / 2
+        return half * (_GAUSS_WEIGHTS @ function(self.lower + half * (_GAUSS_POINTS + 1.0)))
 
 
 def _known(target: Target, exact: list, initial: np.ndarray) -> KnownTarget:

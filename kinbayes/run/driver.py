@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from kinbayes.optimizers.base import Bounds, OptimizerFactory
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.pieces import Settings, sample, search, start_optimizer, start_sampler
-from kinbayes.samplers.base import SamplerFactory, SamplerState, Target, log_density
+from kinbayes.samplers.base import SamplerFactory, SamplerState, Target
 
 # Ctrl-C, the progress bar and every budget wait for the end of a piece: its length follows the clock (s).
 SHORT_PIECE, LONG_PIECE = 0.5, 2.0
@@ -47,7 +47,7 @@ class SamplerRun(NamedTuple):
     diagnostics
         Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws.
     iterations
-        Number of steps taken, warmup included.
+        Number of iterations done, warmup included.
     num_steps
         Number of evaluations of the target by all chains, warmup included.
     seconds_warmup, seconds_draws
@@ -70,7 +70,7 @@ class SamplerRun(NamedTuple):
 
 
 class SamplerProgress(NamedTuple):
-    """Report one piece of a run: steps done of the phase's total, its statistics, and the run as it is now.
+    """Report one piece of a run: iterations done of the phase's total, its statistics, and the run as it is now.
 
     `phase` is "warmup" or "draws"; `info` has (chains, length) arrays.
     """
@@ -133,6 +133,7 @@ def run_sampler(
     num_warmup: int,
     num_draws: int,
     seed: int,
+    thin: int = 1,
     chunk: int = 100,
     on_chunk: Callable[[SamplerProgress], str | None] | None = None,
 ) -> SamplerRun:
@@ -153,9 +154,11 @@ def run_sampler(
     initial
         Starting points, (chains, dim), strictly inside the walls; or an earlier run, which is continued.
     num_warmup, num_draws
-        Numbers of steps of every chain that tune the sampler, and that are kept.
+        Numbers of iterations of every chain that tune the sampler, and whose draws are kept.
     seed
         Seed of all random numbers.
+    thin
+        Number of steps of an iteration, of which the last gives its draw.
     chunk
         Number of draws after which convergence is judged; a compiled piece is never longer.
     on_chunk
@@ -172,22 +175,21 @@ def run_sampler(
         If a chain starts outside the walls, on one, or where the density is zero or not finite; or if the run
         to continue is longer than what is asked for.
     """
-    target = target._replace(host=None)
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    algorithm = {"factory": factory, "settings": settings, "num_warmup": num_warmup}
+    algorithm = {"factory": factory, "settings": settings, "num_warmup": num_warmup * thin}
     began = time.perf_counter()
     if isinstance(initial, SamplerRun):
         if initial.iterations > num_warmup + num_draws:
             raise ValueError(
-                f"the run to continue has taken {initial.iterations} steps, more than the {num_warmup} of "
+                f"the run to continue has taken {initial.iterations} iterations, more than the {num_warmup} of "
                 f"warmup and the {num_draws} draws asked for: ask for more draws"
             )
         begun = initial._replace(stopped="")
     else:
         U = _inside(initial, target.lower, target.upper)
-        begun = _begun(start_sampler(target, init_key, U, **algorithm))
+        begun = _begun(target, start_sampler(target, init_key, U, **algorithm))
     advance = partial(sample, target, step_key, **algorithm, capacity=chunk)
-    store = _store(begun, jax.eval_shape(advance, begun.state, 0, 0)[1], num_draws)
+    store = _store(begun, jax.eval_shape(advance, begun.state, 0, 0, thin)[1], num_draws)
     begun = begun._replace(seconds_warmup=begun.seconds_warmup + time.perf_counter() - began)
     end = num_warmup + num_draws
 
@@ -196,7 +198,7 @@ def run_sampler(
         phase, first, last = ("warmup", 0, num_warmup) if start < num_warmup else ("draws", num_warmup, end)
         # Pieces end on multiples of the chunk, so that what is judged does not depend on the clock.
         length = min(longest, chunk - (start - first) % chunk, last - start)
-        state, draws = advance(run.state, start, length)
+        state, draws = advance(run.state, start, length, thin)
         draws = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf)[:length], 0, 1), draws)
         seconds, done = time.perf_counter() - began, start + length - first
         run = run._replace(
@@ -319,9 +321,9 @@ def _inside(points, lower, upper, *, or_on: bool = False) -> Float[Array, "n dim
     return jnp.asarray(points)
 
 
-def _begun(state: SamplerState) -> SamplerRun:
+def _begun(target: Target, state: SamplerState) -> SamplerRun:
     """Make a run of no draws, after a check that every chain can move."""
-    refuse_starts(np.asarray(log_density(state.log_prior, state.log_likelihood)))
+    refuse_starts(np.asarray(target.log_density(state.log_prior, state.log_likelihood)))
     chains, dim = state.position.shape
     return SamplerRun(
         position=np.zeros((chains, 0, dim)),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from kinbayes.optimizers.base import Bounds, OptimizerFactory, OptimizerState
-from kinbayes.samplers.base import SamplerFactory, SamplerState, Target
+from kinbayes.samplers.base import SamplerFactory, SamplerState, StepInfo, Target
 
 Settings = tuple[tuple[str, object], ...]
 
@@ -38,13 +38,14 @@ def sample(
     state: SamplerState,
     start: Int[Array, ""],
     length: Int[Array, ""],
+    thin: Int[Array, ""],
     *,
     factory: SamplerFactory,
     settings: Settings,
     num_warmup: int,
     capacity: int,
 ) -> tuple[SamplerState, dict[str, PyTree]]:
-    """Take steps, each followed by tuning while warmup lasts.
+    """Take iterations of several steps, each step followed by tuning while warmup lasts.
 
     Parameters
     ----------
@@ -55,9 +56,11 @@ def sample(
     state
         The sampler's state.
     start
-        Index of the first step, warmup included.
+        Index of the first iteration, warmup included.
     length
-        Number of steps, at most `capacity`.
+        Number of iterations, at most `capacity`.
+    thin
+        Number of steps of an iteration, of which the last gives its draw.
     factory, settings, num_warmup
         The sampler, its settings, and the number of steps that tune it.
     capacity
@@ -66,30 +69,36 @@ def sample(
     Returns
     -------
     The new state, and the draws by name, (capacity, chains, ...) each, of which the first `length` rows are
-    filled.
+    filled. Evaluations are counted over all steps of an iteration.
     """
     sampler = factory(target, num_warmup=num_warmup, **dict(settings))
 
-    def step(i, state):
+    def step(i, carry):
+        state, draw = carry
         state, info = sampler.step(jax.random.fold_in(key, i), state)
         # One compiled program for both phases takes half the time to compile.
         state = jax.lax.cond(i < num_warmup, sampler.tune, lambda state, info: state, state, info)
-        draw = {
-            "position": state.position,
-            "log_prior": state.log_prior,
-            "log_likelihood": state.log_likelihood,
-            "info": info._asdict(),
-        }
-        return state, draw
+        return state, _draw(state, info._replace(n_steps=info.n_steps + draw["info"]["n_steps"]))
 
     def body(i, carry):
         state, draws = carry
-        state, draw = step(start + i, state)
+        first = (start + i) * thin
+        state, draw = jax.lax.fori_loop(first, first + thin, step, (state, nothing))
         return state, jax.tree.map(lambda rows, row: rows.at[i].set(row), draws, draw)
 
-    shapes = jax.eval_shape(step, start, state)[1]
+    shapes = jax.eval_shape(lambda state: _draw(*sampler.step(key, state)), state)
+    nothing = jax.tree.map(lambda row: jnp.zeros(row.shape, row.dtype), shapes)
     empty = jax.tree.map(lambda row: jnp.zeros((capacity, *row.shape), row.dtype), shapes)
     return jax.lax.fori_loop(0, length, body, (state, empty))
+
+
+def _draw(state: SamplerState, info: StepInfo) -> dict[str, PyTree]:
+    return {
+        "position": state.position,
+        "log_prior": state.log_prior,
+        "log_likelihood": state.log_likelihood,
+        "info": info._asdict(),
+    }
 
 
 @partial(jax.jit, static_argnames=("factory", "settings"))

@@ -4,8 +4,9 @@ A sampler sees a `Target` and nothing else of the package. It is a factory ``nam
 ...)`` that returns a `Sampler`: three pure functions over a state whose leading axis is the chains, so that
 one step of all chains is one batch and samplers that mix chains are ordinary samplers.
 
-Every state is a NamedTuple with at least the fields of `SamplerState`, every info one with at least the
-fields of `StepInfo`. Further fields of an info are (chains,) arrays named as in ArviZ's ``sample_stats``.
+Every state is a NamedTuple with at least the fields of `SamplerState`; all of it but the tuning consists of arrays
+whose leading axis is the chains. Every info is a NamedTuple with at least the fields of `StepInfo`. Further fields
+are (chains,) arrays named as in ArviZ's ``sample_stats``, or (chains, rungs) ones of a sampler with rungs.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 
 class Target(NamedTuple):
@@ -37,9 +38,9 @@ class Target(NamedTuple):
         x (dim,) -> u (dim,) and the scalar log|det du/dx|: the map from unconstrained space.
     unconstrain
         u (dim,), strictly inside the walls -> x (dim,).
-    host
-        A NumPy twin of `value_and_grad` for one vector, for programs that are not JAX; it never enters a
-        compiled function.
+    beta
+        Inverse temperature: the density is prior times likelihood to the power of beta. 1 is the posterior, 0 the
+        prior.
     """
 
     log_prior: Callable
@@ -49,7 +50,18 @@ class Target(NamedTuple):
     upper: Float[Array, " dim"]
     constrain: Callable
     unconstrain: Callable
-    host: Callable | None = None
+    beta: Float[Array, ""] | float = 1.0
+
+    def log_density(
+        self, log_prior: Float[Array, " *chains"], log_likelihood: Float[Array, " *chains"]
+    ) -> Float[Array, " *chains"]:
+        """Return log prior plus beta times log likelihood; what is no density (NaN or +inf) becomes -inf.
+
+        At beta = 0 the likelihood has no say, not even where it is 0 or fails.
+        """
+        tempered = jnp.where(self.beta == 0, 0.0, self.beta * log_likelihood)
+        total = log_prior + tempered
+        return jnp.where(total < jnp.inf, total, -jnp.inf)
 
 
 @runtime_checkable
@@ -104,40 +116,52 @@ class SamplerFactory(Protocol):
         ...
 
 
-def log_density(
-    log_prior: Float[Array, " *chains"], log_likelihood: Float[Array, " *chains"]
-) -> Float[Array, " *chains"]:
-    """Add log prior and log likelihood; a sum that is no density (NaN or +inf) becomes -inf.
+def optimal_acceptance(dim: int) -> float:
+    """Return the acceptance rate at which Gaussian moves of a normal target are worth most.
 
-    Parameters
-    ----------
-    log_prior, log_likelihood
-        Logarithms of the two densities, in any common shape.
-
-    Returns
-    -------
-    The log density, never NaN and never +inf.
+    It is within 0.02 of what Gelman, Roberts and Gilks (1996, Efficient Metropolis jumping rules, Bayesian Statistics
+    5) state for 1 to 10 dimensions, and tends to 0.234.
     """
-    total = log_prior + log_likelihood
-    return jnp.where(total < jnp.inf, total, -jnp.inf)
+    return 0.234 + 0.206 / dim
 
 
 def metropolis(
-    key: Key[Array, ""], current: Float[Array, " chains"], proposed: Float[Array, " chains"]
-) -> tuple[Bool[Array, " chains"], Float[Array, " chains"]]:
-    """Accept or reject symmetric proposals, each chain by itself.
+    key: Key[Array, ""],
+    target: Target,
+    state: SamplerState,
+    proposal: Float[Array, "chains dim"],
+    log_correction: Float[Array, " chains"] | float = 0.0,
+) -> tuple[SamplerState, Float[Array, " chains"]]:
+    """Accept or reject a proposal, each chain by itself.
 
     Parameters
     ----------
     key
         Random key.
-    current, proposed
-        Log densities from `log_density`, (chains,).
+    target
+        The posterior; all proposals are evaluated as one batch.
+    state
+        Where the chains are.
+    proposal
+        Where they are to go. Beyond a wall the density is zero.
+    log_correction
+        Logarithm of the density of the way back over that of the way there; 0 for symmetric proposals.
 
     Returns
     -------
-    Whether each proposal is accepted, and the probability it had. A proposal of density zero is never
-    accepted, also from a position of density zero.
+    The state with positions and densities of what was accepted, and the probabilities with which it was. A proposal
+    of density zero is never accepted, also from a position of density zero.
     """
-    probability = jnp.where(proposed > -jnp.inf, jnp.exp(jnp.minimum(proposed - current, 0.0)), 0.0)
-    return jax.random.uniform(key, current.shape) < probability, probability
+    is_inside = ((target.lower <= proposal) & (proposal <= target.upper)).all(axis=1)
+    U = jnp.where(is_inside[:, None], proposal, state.position)
+    log_prior, log_likelihood = target.log_prior(U), target.log_likelihood(U)
+    proposed = jnp.where(is_inside, target.log_density(log_prior, log_likelihood), -jnp.inf)
+    gain = proposed - target.log_density(state.log_prior, state.log_likelihood) + log_correction
+    probability = jnp.where(proposed > -jnp.inf, jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    is_accepted = jax.random.uniform(key, probability.shape) < probability
+    moved = state._replace(
+        position=jnp.where(is_accepted[:, None], U, state.position),
+        log_prior=jnp.where(is_accepted, log_prior, state.log_prior),
+        log_likelihood=jnp.where(is_accepted, log_likelihood, state.log_likelihood),
+    )
+    return moved, probability

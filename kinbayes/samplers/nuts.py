@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from kinbayes.samplers.base import Sampler, Target, log_density
+from kinbayes.samplers.base import Sampler, Target
 
 CURVATURE_STEP = 1e-4  # between the gradients whose difference is the curvature
 MAX_CURVATURE = 1e8
@@ -22,24 +22,27 @@ class Tuning(NamedTuple):
 class Point(NamedTuple):
     """Hold all that one evaluation of the target tells about a point x of unconstrained space.
 
-    `potential` is minus the log density in x, +inf where the target fails; `gradient` is its gradient in x.
+    `log_volume` is log|det du/dx|; the gradients are with respect to x, that of the prior with the volume's. Nothing
+    depends on the target's temperature, so that a point may change it.
     """
 
     position: Float[Array, " dim"]
     log_prior: Float[Array, ""]
     log_likelihood: Float[Array, ""]
-    potential: Float[Array, ""]
-    gradient: Float[Array, " dim"]
+    log_volume: Float[Array, ""]
+    prior_gradient: Float[Array, " dim"]
+    likelihood_gradient: Float[Array, " dim"]
 
 
 class State(NamedTuple):
-    """Hold the chains' positions in u and in x, log densities, gradients in x, and tuning."""
+    """Hold the chains' positions in u and in x, what is known of them as in `Point`, and tuning."""
 
     position: Float[Array, "chains dim"]
     log_prior: Float[Array, " chains"]
     log_likelihood: Float[Array, " chains"]
-    potential: Float[Array, " chains"]
-    gradient: Float[Array, "chains dim"]
+    log_volume: Float[Array, " chains"]
+    prior_gradient: Float[Array, "chains dim"]
+    likelihood_gradient: Float[Array, "chains dim"]
     unconstrained: Float[Array, "chains dim"]
     tuning: Tuning
 
@@ -107,11 +110,11 @@ def nuts(
         # NumPyro's trees carry the gradient without looking into it. A whole Point in its place brings the
         # new draw's densities along, which would otherwise take one more evaluation of the target per draw.
         x, momentum, _, point = integrator
-        momentum = momentum - 0.5 * step_size * point.gradient
+        momentum = momentum - 0.5 * step_size * _gradient(target, point)
         x = x + step_size * _product(inverse_mass_matrix, momentum)
         point = _evaluate(target, x)
-        momentum = momentum - 0.5 * step_size * point.gradient
-        return hmc_util.IntegratorState(x, momentum, point.potential, point)
+        momentum = momentum - 0.5 * step_size * _gradient(target, point)
+        return hmc_util.IntegratorState(x, momentum, _potential(target, point), point)
 
     def transition(key, x, point, adaptation):
         momentum_key, tree_key = jax.random.split(key)
@@ -119,7 +122,7 @@ def nuts(
         tree = hmc_util.build_tree(
             leapfrog,
             hmc_util.euclidean_kinetic_energy,
-            hmc_util.IntegratorState(x, momentum, point.potential, point),
+            hmc_util.IntegratorState(x, momentum, _potential(target, point), point),
             adaptation.inverse_mass_matrix,
             adaptation.step_size,
             tree_key,
@@ -148,12 +151,12 @@ def nuts(
         around = X[:, None] + _neighbours(X.shape[1])
         points = jax.vmap(jax.vmap(_evaluate, in_axes=(None, 0)), in_axes=(None, 0))(target, around)
         point = jax.tree.map(lambda leaf: leaf[:, 0], points)
-        tuning = Tuning(jax.vmap(adaptation)(X, points.gradient), jnp.array(0))
+        tuning = Tuning(jax.vmap(adaptation)(X, _gradient(target, points)), jnp.array(0))
         return State(**point._asdict(), unconstrained=X, tuning=tuning)
 
     def step(key: Key[Array, ""], state: State) -> tuple[State, Info]:
         keys = jax.random.split(key, state.position.shape[0])
-        point = Point(state.position, state.log_prior, state.log_likelihood, state.potential, state.gradient)
+        point = Point(*(getattr(state, field) for field in Point._fields))
         X, point, info = jax.vmap(transition)(keys, state.unconstrained, point, state.tuning.adaptation)
         return State(**point._asdict(), unconstrained=X, tuning=state.tuning), info
 
@@ -198,12 +201,26 @@ def _absolute_inverse(curvature: Float[Array, "dim dim"]) -> Float[Array, "dim d
 def _evaluate(target: Target, x: Float[Array, " dim"]) -> Point:
     (u, log_volume), pullback = jax.vjp(target.constrain, x)
     log_prior, log_likelihood, prior_gradient, likelihood_gradient = _value_and_grad(target, u)
-    log_density_x = log_density(log_density(log_prior, log_likelihood), log_volume)
-    (gradient,) = pullback((prior_gradient + likelihood_gradient, jnp.ones_like(log_volume)))
+    (prior_gradient,) = pullback((prior_gradient, jnp.ones_like(log_volume)))
+    (likelihood_gradient,) = pullback((likelihood_gradient, jnp.zeros_like(log_volume)))
+    gradients = map(_finite, (prior_gradient, likelihood_gradient))
+    return Point(u, log_prior, log_likelihood, log_volume, *gradients)
+
+
+def _finite(gradient: Float[Array, " dim"]) -> Float[Array, " dim"]:
     # Leapfrog steps are reversible and keep volume with any field in the gradient's place, so a component
     # that is not finite may count as zero; left in, it would make the momentum NaN.
-    gradient = jnp.where(jnp.isfinite(gradient), -gradient, 0.0)
-    return Point(u, log_prior, log_likelihood, -log_density_x, gradient)
+    return jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+
+
+def _potential(target: Target, point: Point) -> Float[Array, "..."]:
+    """Return minus the log density in x, +inf where the target fails."""
+    return -target.log_density(point.log_prior + point.log_volume, point.log_likelihood)
+
+
+def _gradient(target: Target, point: Point) -> Float[Array, "... dim"]:
+    """Return the gradient of the potential in x."""
+    return -(point.prior_gradient + target.beta * point.likelihood_gradient)
 
 
 @jax.jit

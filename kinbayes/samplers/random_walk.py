@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from kinbayes.samplers.base import Sampler, Target, log_density, metropolis
+from kinbayes.samplers.base import Sampler, Target, metropolis, optimal_acceptance
 
 
 class Tuning(NamedTuple):
@@ -59,8 +59,7 @@ def random_walk(
         Geometric mean over the parameters of the proposal's standard deviation at the start of warmup, in
         units of u.
     target_acceptance
-        Acceptance rate that warmup aims at. By default 0.234 + 0.206 / dim, which is within 0.02 of the
-        optimum for a normal target in 1 to 10 dimensions (Gelman, Roberts and Gilks 1996).
+        Acceptance rate that warmup aims at; by default `optimal_acceptance`.
 
     Returns
     -------
@@ -68,11 +67,10 @@ def random_walk(
 
     References
     ----------
-    Gelman, Roberts and Gilks (1996), Efficient Metropolis jumping rules, Bayesian Statistics 5.
     Andrieu and Thoms (2008), A tutorial on adaptive MCMC, doi:10.1007/s11222-008-9110-y.
     """
     dim = target.lower.shape[0]
-    goal = 0.234 + 0.206 / dim if target_acceptance is None else target_acceptance
+    goal = optimal_acceptance(dim) if target_acceptance is None else target_acceptance
 
     def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> State:
         width = target.upper - target.lower
@@ -90,21 +88,10 @@ def random_walk(
         move_key, accept_key = jax.random.split(key)
         step_size = jnp.exp(state.tuning.log_step_size)
         noise = jax.random.normal(move_key, state.position.shape)
-        moved = state.position + step_size[:, None] * state.tuning.scale * noise
-        proposal = reflect(moved, target.lower, target.upper)
-        proposed = State(proposal, target.log_prior(proposal), target.log_likelihood(proposal), state.tuning)
-        accepted, probability = metropolis(
-            accept_key,
-            log_density(state.log_prior, state.log_likelihood),
-            log_density(proposed.log_prior, proposed.log_likelihood),
-        )
-        new_state = State(
-            position=jnp.where(accepted[:, None], proposed.position, state.position),
-            log_prior=jnp.where(accepted, proposed.log_prior, state.log_prior),
-            log_likelihood=jnp.where(accepted, proposed.log_likelihood, state.log_likelihood),
-            tuning=state.tuning,
-        )
-        return new_state, Info(probability, step_size, jnp.ones_like(accepted, dtype=int))
+        proposal = state.position + step_size[:, None] * state.tuning.scale * noise
+        proposal = reflect(proposal, target.lower, target.upper)
+        moved, probability = metropolis(accept_key, target, state, proposal)
+        return moved, Info(probability, step_size, jnp.ones_like(probability, dtype=int))
 
     def tune(state: State, info: Info) -> State:
         tuning = state.tuning

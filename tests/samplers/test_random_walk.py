@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kinbayes.run.driver import run_sampler
-from kinbayes.samplers.base import log_density, metropolis
 from kinbayes.samplers.random_walk import random_walk, reflect
 from tests import targets
 
@@ -55,17 +54,3 @@ def _anisotropic(data, u):
 
 def _nothing(data, u):
     return 0.0 * u.sum()
-
-
-def test_no_density_is_nan_or_infinite():
-    values = jnp.array([0.0, jnp.nan, jnp.inf, -jnp.inf])
-    table = log_density(*jnp.meshgrid(values, values))
-    np.testing.assert_array_equal(table, np.where(np.arange(16).reshape(4, 4) == 0, 0.0, -np.inf))
-
-
-def test_a_move_between_two_failures_is_refused():
-    current = jnp.array([-jnp.inf, -jnp.inf, 0.0, 0.0])
-    proposed = jnp.array([-jnp.inf, 0.0, -jnp.inf, jnp.log(0.5)])
-    accepted, probability = metropolis(jax.random.key(0), current, proposed)
-    np.testing.assert_allclose(probability, [0.0, 1.0, 0.0, 0.5])
-    np.testing.assert_array_equal(accepted[:3], [False, True, False])

@@ -2,30 +2,54 @@
 
 import subprocess
 import sys
+from typing import NamedTuple
 
+import arviz
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.tree_util import Partial
 
 from kinbayes.run.driver import run_sampler
 from kinbayes.samplers import SAMPLERS
+from kinbayes.samplers.base import Sampler, metropolis
+from kinbayes.samplers.random_walk import Info, State, reflect
 from tests import targets
 
-# Draws for about 1,000 effective ones; a random walk's are worth less each and cost next to nothing.
-NUM_DRAWS = {"nuts": 1000, "random_walk": 20_000}
-TRACES = []
+
+class Size(NamedTuple):
+    """The size of a run that has about 1,000 effective draws, in iterations of `thin` steps."""
+
+    num_warmup: int
+    num_draws: int
+    thin: int
+
+
+SIZES = {
+    "adaptive_metropolis": Size(100, 1000, 10),
+    "dream": Size(200, 1000, 10),
+    "nuts": Size(500, 1000, 1),
+    "parallel_tempering": Size(200, 1000, 10),
+    "random_walk": Size(100, 2000, 10),
+}
+TEMPERING = "parallel_tempering"
+SINGLE = sorted(SAMPLERS.keys() - {TEMPERING})  # all that sample at the target's own temperature
+TRACES = []  # shapes of what a target was traced with
+BATCHES = []  # shapes of what it was evaluated at
 
 
 def draw(name: str, known: targets.KnownTarget, *, seed: int = 0, num_draws: int | None = None):
+    size = SIZES[name]
     return run_sampler(
         known.target,
         SAMPLERS[name],
         initial=known.initial,
-        num_warmup=500,
-        num_draws=NUM_DRAWS[name] if num_draws is None else num_draws,
+        num_warmup=size.num_warmup,
+        num_draws=size.num_draws if num_draws is None else num_draws,
+        thin=size.thin,
         seed=seed,
-        chunk=5000,
+        chunk=2000,
     )
 
 
@@ -78,12 +102,46 @@ def test_new_data_trace_nothing(correlated_runs):
     assert second == first
 
 
-def test_every_evaluation_is_one_batch_of_all_chains(correlated_runs):
+def test_every_evaluation_is_of_all_chains(correlated_runs):
     _, _, (shapes, _) = correlated_runs
     # A single row is how NUTS sees one chain while it is traced, before it is batched; seven rows are a start and its
     # neighbours along three axes.
     assert (4, 3) in shapes
     assert set(shapes) <= {(4, 3), (1, 3), (7, 3)}
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"nuts"}))
+def test_a_step_is_one_batch(name):
+    known = targets.correlated_normal()
+    target = known.target._replace(log_likelihood=Partial(_seen, known.target.log_likelihood))
+    BATCHES.clear()
+    run = run_sampler(target, SAMPLERS[name], initial=known.initial, num_warmup=0, num_draws=5, seed=0)
+    assert run.iterations == 5
+    rungs = run.info["beta"].shape[2:] if name == TEMPERING else ()
+    assert BATCHES[-5:] == 5 * [(*rungs, 4, 3)]
+    assert len(BATCHES) <= 7  # what else there is belongs to the start
+
+
+def _seen(function, U):
+    return function(jax.pure_callback(_record, jax.ShapeDtypeStruct(U.shape, U.dtype), U, vmap_method="broadcast_all"))
+
+
+def _record(U):
+    BATCHES.append(U.shape)
+    return U
+
+
+@pytest.mark.parametrize("beta", [0.5, 0.0])
+@pytest.mark.parametrize("name", SINGLE)
+def test_the_temperature_is_that_of_the_likelihood(name, beta):
+    known = targets.correlated_normal(beta=beta)
+    run = draw(name, counted(known))  # of the structure that the other tests have compiled
+    assert targets.worst_error(run.position, known) < 5
+    assert targets.worst_error(run.position, targets.correlated_normal()) > 5
+    # What is reported is the likelihood itself.
+    np.testing.assert_allclose(
+        run.log_likelihood[0, -5:], known.target.log_likelihood(run.position[0, -5:]), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -110,11 +168,66 @@ def test_densities_belong_to_the_draws(bounded_run):
 
 def test_statistics_have_a_value_for_every_draw(bounded_run):
     info = bounded_run.info
-    assert {"acceptance_rate", "n_steps", "step_size"} <= info.keys()
+    assert {"acceptance_rate", "n_steps"} <= info.keys()
     for values in info.values():
-        assert values.shape == bounded_run.log_prior.shape
+        # Some have one more axis: the rungs of tempering.
+        assert values.shape[:2] == bounded_run.log_prior.shape
+        assert values.ndim <= 3
         assert np.isfinite(values).all()
-    assert 0.2 < info["acceptance_rate"].mean() < 0.97
+    assert 0.1 < info["acceptance_rate"].mean() < 0.97
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_draws_of_a_ridge_between_walls_have_the_known_moments_and_quantiles(name):
+    known = targets.in_a_corner()
+    assert targets.worst_error(draw(name, known).position, known) < 5
+
+
+def test_the_ridge_shows_that_folding_a_correlated_proposal_is_wrong():
+    known = targets.in_a_corner()
+    run = run_sampler(known.target, folding, initial=known.initial, num_warmup=0, num_draws=2000, thin=10, seed=0)
+    assert run.diagnostics[-1].max_rhat < 1.02
+    assert targets.worst_error(run.position, known) > 5
+
+
+def folding(target, *, num_warmup):
+    """A Metropolis sampler with a proposal of correlation 0.95 that is folded back into the walls."""
+    root = 0.3 * jnp.linalg.cholesky(jnp.array([[1.0, 0.95], [0.95, 1.0]]))
+
+    def init(key, U):
+        return State(U, target.log_prior(U), target.log_likelihood(U), tuning=())
+
+    def step(key, state):
+        move_key, accept_key = jax.random.split(key)
+        moved = state.position + jax.random.normal(move_key, state.position.shape) @ root.T
+        state, probability = metropolis(accept_key, target, state, reflect(moved, target.lower, target.upper))
+        return state, Info(probability, probability, jnp.ones(len(probability), int))
+
+    return Sampler(init, step, lambda state, info: state)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_draws_avoid_the_infeasible_nine_tenths_of_the_prior(name):
+    known = targets.mostly_infeasible()
+    run = draw(name, known)
+    assert np.isfinite(run.log_likelihood).all()
+    assert targets.worst_error(run.position, known) < 5
+
+
+def test_tempering_finds_the_weights_of_two_modes():
+    known = targets.two_modes()
+    run = draw(TEMPERING, known)
+    is_second = (run.position[:, :, 0] > 0).astype(float)
+    error = is_second.std() / np.sqrt(arviz.ess(is_second, method="mean"))
+    assert error < 0.05
+    assert abs(is_second.mean() - targets.WEIGHT) < 5 * error
+    assert targets.worst_error(run.position, known) < 5
+
+
+def test_a_random_walk_misses_the_mode_where_it_did_not_start():
+    run = draw("random_walk", targets.two_modes())
+    assert run.position[:, :, 0].max() < 0
+    assert run.diagnostics[-1].max_rhat < 1.02  # to which R-hat is blind
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -136,16 +249,18 @@ def test_the_seed_decides_the_draws(name):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_tuning_is_frozen_after_warmup(name):
-    short, long = (draw(name, targets.log_gamma(), num_draws=n) for n in (1, 30))
+    known, size = targets.log_gamma(), SIZES[name]
+    short, long = (draw(name, known, num_draws=n) for n in (1, 30))
     jax.tree.map(np.testing.assert_array_equal, short.state.tuning, long.state.tuning)
     untuned = run_sampler(
-        targets.log_gamma().target,
+        known.target,
         SAMPLERS[name],
-        initial=targets.log_gamma().initial,
-        num_warmup=500,
+        initial=known.initial,
+        num_warmup=size.num_warmup,
         num_draws=0,
+        thin=size.thin,
         seed=0,
-        chunk=5000,
+        chunk=2000,
         on_chunk=lambda progress: "enough",
     )
     assert not np.array_equal(*(jax.tree.leaves(run.state.tuning)[0] for run in (short, untuned)))
@@ -154,7 +269,7 @@ def test_tuning_is_frozen_after_warmup(name):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_tuning_changes_nothing_else(name):
     known = targets.log_gamma()
-    sampler = SAMPLERS[name](known.target, num_warmup=500)
+    sampler = SAMPLERS[name](known.target, num_warmup=SIZES[name].num_warmup)
 
     def tuned(key, U):
         state = sampler.init(key, U)
