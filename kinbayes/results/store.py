@@ -26,6 +26,13 @@ _OWN_NAMES = frozenset(
     {"chain", "draw", "start", "iteration", "log_density", "log_likelihood", "log_prior", "converged"}
 )
 
+# The statistics of tempering, which have a trailing axis: a ladder of rungs, one a chain. Rung 0 is the prior (beta 0),
+# the last rung the posterior (beta 1); pair k is that of the rungs k and k + 1.
+#   beta                 (chain, draw, rung)  the power of the likelihood
+#   rung_log_likelihood  (chain, draw, rung)  log likelihood of the rung's position, -inf where its simulation fails
+#   swap_rate            (chain, draw, pair)  probability that the pair swaps in this step, tried or not
+_TRAILING_DIM = {"beta": "rung", "rung_log_likelihood": "rung", "swap_rate": "pair"}
+
 
 class StoreError(ValueError):
     """A file that is no stored run, or a result that cannot be stored."""
@@ -104,7 +111,7 @@ def posterior_data(
     measurements: MeasurementTable,
     *,
     draws: Float[np.ndarray, "chains draws dim"],
-    sample_stats: Mapping[str, Shaped[np.ndarray, "chains draws"]],
+    sample_stats: Mapping[str, Shaped[np.ndarray, "chains draws ..."]],
     log_likelihood: Float[np.ndarray, "chains draws measurements"],
     posterior_predictive: Float[np.ndarray, "chains draws measurements"],
     attrs: Mapping[str, object],
@@ -120,7 +127,9 @@ def posterior_data(
     draws
         Draws of the posterior, natural units, warmup left out.
     sample_stats
-        Statistics of every draw, named as in ArviZ; `lp` and `acceptance_rate` at least.
+        Statistics of every draw, (chains, draws), named as in ArviZ; `lp` and `acceptance_rate` at least. Those of
+        tempering have one axis more: `beta` and `rung_log_likelihood` the dimension `rung`, `swap_rate`
+        the dimension `pair`.
     log_likelihood
         Log density of every measurement.
     posterior_predictive, prior_predictive
@@ -138,7 +147,7 @@ def posterior_data(
     Raises
     ------
     StoreError
-        If a name cannot be stored, or `lp` or `acceptance_rate` is missing.
+        If a name cannot be stored, `lp` or `acceptance_rate` is missing, or a statistic has other axes.
     """
     check_names(parameters.names, measurements.observables)
     missing = sorted({"lp", "acceptance_rate"} - set(sample_stats))
@@ -147,9 +156,7 @@ def posterior_data(
     dims = ("chain", "draw")
     groups = {
         "posterior": _parameter_group(parameters, draws, dims),
-        "sample_stats": xr.Dataset(
-            {name: (dims, np.asarray(values)) for name, values in sample_stats.items()}, _counts(dims, draws)
-        ),
+        "sample_stats": _statistics_group(sample_stats, _counts(dims, draws)),
         "log_likelihood": _measurement_group(measurements, log_likelihood, dims),
         "posterior_predictive": _measurement_group(measurements, posterior_predictive, dims),
     }
@@ -261,6 +268,20 @@ def prediction_data(
     return InferenceData(attrs={_LAYOUT_ATTR: LAYOUT, **encode(attrs)}, **groups)
 
 
+def _statistics_group(sample_stats: Mapping[str, np.ndarray], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
+    variables, counts = {}, dict(coords)
+    for name, values in sample_stats.items():
+        dims = ("chain", "draw", _TRAILING_DIM[name]) if name in _TRAILING_DIM else ("chain", "draw")
+        if np.ndim(values) != len(dims):
+            raise StoreError(
+                f"the statistic {name!r} has the shape {np.shape(values)}, but is to have the dimensions {dims}; "
+                f"those with a third are {sorted(_TRAILING_DIM)}"
+            )
+        variables[name] = (dims, np.asarray(values))
+        counts |= _counts(dims[2:], np.moveaxis(values, -1, 0))
+    return xr.Dataset(variables, counts)
+
+
 def _counts(dims: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
     return {dim: np.arange(size) for dim, size in zip(dims, values.shape[: len(dims)], strict=True)}
 
@@ -307,6 +328,19 @@ def _inference_data(
         observed_data=_measurement_group(measurements, measurements.values, ()),
         constant_data=xr.Dataset(variables, coords),
     )
+
+
+def read_group(idata: InferenceData, name: str) -> xr.Dataset:
+    """Return a group of a result.
+
+    Raises
+    ------
+    ValueError
+        If the result has no such group.
+    """
+    if name not in idata.groups():
+        raise ValueError(f"this result has no group {name!r}, only {idata.groups()}; kinbayes.sample makes one")
+    return idata[name]
 
 
 def save(idata: InferenceData, path: str | os.PathLike[str]) -> Path:

@@ -1,4 +1,4 @@
-"""The numbers read off a stored run: intervals, densities, predictive bands, and whether it may be trusted.
+"""The numbers read off a stored run: intervals, diagnostics, densities, predictive bands.
 
 Medians, densities and intervals of highest density depend on the scale on which they are taken: here on each
 parameter's own scale unless another is asked for. What is reported are natural values. A parameter with a
@@ -13,8 +13,8 @@ import pandas as pd
 import xarray as xr
 from jaxtyping import Float
 
-from kinbayes.results.convergence import MIN_DRAWS, diagnose
-from kinbayes.results.store import InferenceData
+from kinbayes.results.convergence import diagnose
+from kinbayes.results.store import InferenceData, read_group
 
 On = Literal["scaled", "natural"]
 Kind = Literal["eti", "hdi"]
@@ -80,78 +80,8 @@ def diagnostics(idata: InferenceData) -> pd.DataFrame:
     ValueError
         If the run has no posterior.
     """
-    variables = posterior(idata).data_vars
-    draws = np.stack([_to_scale(v.values, v.attrs["scale"]) for v in variables.values()], axis=-1)
-    return pd.DataFrame(diagnose(draws)._asdict(), index=pd.Index(list(variables), name="parameter"))
-
-
-def converged(
-    idata: InferenceData,
-    *,
-    max_r_hat: float = 1.01,
-    min_ess_per_chain: float = 100.0,
-    max_divergent: float = 0.001,
-) -> tuple[bool, list[str]]:
-    """Say whether a sampling run may be trusted, and if not, why and what to try.
-
-    Parameters
-    ----------
-    idata
-        A sampling run.
-    max_r_hat
-        Largest R-hat of any parameter; 1.01 is the advice of Vehtari et al. (2021).
-    min_ess_per_chain
-        Smallest bulk and tail effective sample size of any parameter, times the chains: 400 for their four.
-    max_divergent
-        Largest share of divergent draws. Single ones come from simulations that fail; more of them mean that
-        there are places where the chains cannot go.
-
-    Returns
-    -------
-    Whether all of this holds, and a sentence for each rule that does not.
-
-    Raises
-    ------
-    ValueError
-        If the run has no posterior.
-    """
-    found = diagnostics(idata)
-    sizes = posterior(idata).sizes
-    least = min_ess_per_chain * sizes["chain"]
-    reasons = []
-
-    unknown = found.index[found["ess_bulk"].isna() | found["ess_tail"].isna()]
-    if len(unknown):
-        reasons.append(
-            f"{_names(unknown)}: never moved, not finite, or fewer than {MIN_DRAWS} draws. "
-            "Check the bounds and the starting points, or draw more."
-        )
-    if sizes["chain"] < 2:
-        reasons.append("There is one chain, so nothing shows that another would agree. Run four.")
-    apart = found.loc[found["r_hat"] > max_r_hat, "r_hat"].sort_values(ascending=False)
-    if len(apart):
-        reasons.append(
-            f"The chains disagree: R-hat is {apart.iloc[0]:.3f} for {apart.index[0]}, above {max_r_hat} for "
-            f"{_names(apart.index)}. Draw more, with a longer warmup; if chains stay apart, "
-            "there may be several modes."
-        )
-    for column, what in (("ess_bulk", "the median"), ("ess_tail", "interval ends")):
-        short = found.loc[found[column] < least, column].sort_values()
-        if len(short):
-            reasons.append(
-                f"Too few independent draws for {what}: {short.iloc[0]:.0f} for {short.index[0]}, below "
-                f"{least:.0f} for {_names(short.index)}. "
-                f"Draw about {least / short.iloc[0]:.1f} times as many."
-            )
-    if "diverging" in idata.sample_stats:
-        diverging = idata.sample_stats["diverging"]
-        if diverging.mean() > max_divergent:
-            reasons.append(
-                f"{int(diverging.sum())} of {diverging.size} draws diverged: the sampler missed narrow "
-                "parts of the posterior, or simulations fail there. "
-                "Raise the target acceptance rate or tighten the tolerances."
-            )
-    return not reasons, reasons
+    names = pd.Index(list(posterior(idata).data_vars), name="parameter")
+    return pd.DataFrame(diagnose(scaled_draws(idata))._asdict(), index=names)
 
 
 def table(idata: InferenceData, prob: float = 0.95, kind: Kind = "eti", on: On = "scaled") -> pd.DataFrame:
@@ -185,7 +115,7 @@ def predictive_intervals(idata: InferenceData, prob: float = 0.95) -> pd.DataFra
         If `prob` is out of its range, or the run has no predictions.
     """
     _check_prob(prob)
-    predictive = _group(idata, "posterior_predictive")
+    predictive = read_group(idata, "posterior_predictive")
     tables = []
     for observable, variable in predictive.data_vars.items():
         draws = variable.values.reshape(-1, variable.shape[-1])
@@ -231,7 +161,7 @@ def bands(predicted: xr.Dataset, prob: float = 0.95) -> pd.DataFrame:
 
 def measurements(idata: InferenceData) -> pd.DataFrame:
     """Return the measurements, with the columns `observable`, `experiment`, `time`, `censoring`, `measurement`."""
-    observed = _group(idata, "observed_data")
+    observed = read_group(idata, "observed_data")
     tables = [
         _places(idata, str(name)).assign(measurement=variable.values) for name, variable in observed.data_vars.items()
     ]
@@ -257,7 +187,7 @@ def marginal_density(
     ValueError
         If the run has no such group.
     """
-    variable = _group(idata, group)[parameter]
+    variable = read_group(idata, group)[parameter]
     own, asked = variable.attrs["scale"], _scale_on(variable, on)
     draws = _to_scale(variable.values, own).ravel()
     if not np.all(np.isfinite(draws)) or np.ptp(draws) == 0:
@@ -279,7 +209,19 @@ def posterior(idata: InferenceData) -> xr.Dataset:
     ValueError
         If the run has none.
     """
-    return _group(idata, "posterior")
+    return read_group(idata, "posterior")
+
+
+def scaled_draws(idata: InferenceData) -> Float[np.ndarray, "chains draws dim"]:
+    """Return the posterior draws, each parameter on its own scale; not finite where a scale does not hold a value.
+
+    Raises
+    ------
+    ValueError
+        If the run has no posterior.
+    """
+    variables = posterior(idata).data_vars.values()
+    return np.stack([_to_scale(v.values, v.attrs["scale"]) for v in variables], axis=-1)
 
 
 def _scale_on(variable: xr.DataArray, on: On) -> str:
@@ -302,12 +244,6 @@ def _from_scale(u: Float[np.ndarray, "*shape"], scale: str) -> Float[np.ndarray,
     return u if scale == "lin" else _LOG_BASES[scale] ** u
 
 
-def _group(idata: InferenceData, name: str) -> xr.Dataset:
-    if name not in idata.groups():
-        raise ValueError(f"this result has no group {name!r}, only {idata.groups()}; kinbayes.sample makes one")
-    return idata[name]
-
-
 def _places(idata: InferenceData, observable: str) -> pd.DataFrame:
     places = idata.constant_data
     columns = {what: places[f"{observable}_{what}"].values for what in ("experiment", "time")}
@@ -322,8 +258,3 @@ def _check_prob(prob: float) -> None:
 
 def _tails(prob: float) -> list[float]:
     return [(1 - prob) / 2, (1 + prob) / 2]
-
-
-def _names(index: pd.Index, most: int = 5) -> str:
-    more = f" and {len(index) - most} more" if len(index) > most else ""
-    return ", ".join(index[:most]) + more

@@ -92,6 +92,53 @@ def test_posterior_groups_and_dimensions(sampled):
     assert sampled.sample_stats["diverging"].dtype == bool
 
 
+def test_statistics_of_tempering_have_rungs_and_pairs(tmp_path):
+    rng = np.random.default_rng(1)
+    shape = (2, 5)
+    likelihoods = rng.normal(size=(*shape, 3))
+    likelihoods[0, 1, 0] = -np.inf  # a failed simulation
+    ladder = {
+        "beta": np.broadcast_to([0.0, 0.3, 1.0], (*shape, 3)),
+        "rung_log_likelihood": likelihoods,
+        "round_trips": np.arange(10).reshape(shape),
+        "swap_rate": rng.uniform(size=(*shape, 2)),
+    }
+    idata = _stored({"lp": np.zeros(shape), "acceptance_rate": np.ones(shape)} | ladder)
+    dims = {name: variable.dims[2:] for name, variable in idata.sample_stats.items()}
+    rung, pair = ("rung",), ("pair",)
+    assert dims == {
+        "lp": (),
+        "acceptance_rate": (),
+        "beta": rung,
+        "rung_log_likelihood": rung,
+        "round_trips": (),
+        "swap_rate": pair,
+    }
+    again = store.load(store.save(idata, tmp_path / "run.nc"))
+    xr.testing.assert_identical(again.sample_stats, idata.sample_stats)
+    assert again.sample_stats["round_trips"].dtype == np.int64
+    assert again.sample_stats.sizes == {"chain": 2, "draw": 5, "rung": 3, "pair": 2}
+
+
+@pytest.mark.parametrize(("name", "trailing"), [("beta", ()), ("lp", (3,)), ("swap_rate", (2, 2))])
+def test_statistics_with_other_axes_are_refused(name, trailing):
+    statistics = {"lp": np.zeros((2, 5)), "acceptance_rate": np.ones((2, 5)), name: np.ones((2, 5, *trailing))}
+    with pytest.raises(store.StoreError, match=f"'{name}' has the shape"):
+        _stored(statistics)
+
+
+def _stored(statistics):
+    return store.posterior_data(
+        PARAMETERS,
+        MEASUREMENTS,
+        draws=np.zeros((2, 5, 2)),
+        sample_stats=statistics,
+        log_likelihood=np.zeros((2, 5, 4)),
+        posterior_predictive=np.zeros((2, 5, 4)),
+        attrs={},
+    )
+
+
 def test_measurements_are_grouped_by_observable(sampled):
     assert sampled.observed_data["y"].values.tolist() == [5.0, 7.0, 8.0]
     assert sampled.observed_data["y"].attrs["label"] == "yield (mg)"

@@ -4,32 +4,7 @@ import pytest
 from scipy import optimize, stats
 
 from kinbayes.results import store, summary
-
-CHAINS, DRAWS = 4, 1000
-EVEN = (np.arange(CHAINS * DRAWS) + 0.5) / (CHAINS * DRAWS)  # probabilities: a sample without chance
-
-
-def run(draws, scales=None, *, diverging=None, predictive=None):
-    """Store draws (name -> (chains, draws)) with three measurements, two of them replicates."""
-    names = tuple(draws)
-    shape = draws[names[0]].shape
-    stats_ = {"lp": np.zeros(shape), "acceptance_rate": np.ones(shape)}
-    if diverging is not None:
-        stats_["diverging"] = diverging
-    predictive = np.zeros((*shape, 3)) if predictive is None else predictive
-    return store.posterior_data(
-        store.ParameterTable(names, scales or ("lin",) * len(names), ("1/s",) * len(names), ("",) * len(names)),
-        store.MeasurementTable(("y", "y", "y"), ("a",) * 3, np.array([2.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0])),
-        draws=np.stack(list(draws.values()), axis=-1),
-        sample_stats=stats_,
-        log_likelihood=np.zeros((*shape, 3)),
-        posterior_predictive=predictive,
-        attrs={},
-    )
-
-
-def shuffled(values, seed=0):
-    return np.random.default_rng(seed).permutation(values).reshape(CHAINS, -1)
+from tests.results.runs import CHAINS, EVEN, run, shuffled
 
 
 def shortest(quantile, prob):
@@ -84,46 +59,6 @@ def test_diagnostics_are_those_of_arviz_on_the_scale():
     assert found["ess_bulk"] == pytest.approx(float(az.ess(np.log10(draws), method="bulk")), rel=1e-9)
     assert found["ess_tail"] == pytest.approx(float(az.ess(np.log10(draws), method="tail")), rel=1e-9)
     assert found["r_hat"] > 1.1  # such a walk has not converged
-
-
-def test_independent_draws_converge():
-    idata = run({"k": shuffled(EVEN)}, diverging=np.zeros((CHAINS, DRAWS), dtype=bool))
-    assert summary.converged(idata) == (True, [])
-    assert summary.diagnostics(idata).loc["k", "ess_bulk"] > 0.8 * CHAINS * DRAWS
-
-
-def test_each_broken_rule_is_named():
-    good = shuffled(EVEN)
-    apart = good + np.array([0, 0, 0, 0.3])[:, None]
-    slow = np.repeat(good[:, ::20], 20, axis=1)
-    diverging = np.zeros((CHAINS, DRAWS), dtype=bool)
-    diverging[0, :5] = True
-    cases = {
-        "chains disagree": run({"fine": good, "k": apart}),
-        "independent draws": run({"fine": good, "k": slow}),
-        "5 of 4000 draws diverged": run({"k": good}, diverging=diverging),
-        "one chain": run({"k": good[:1]}),
-        "k: never moved": run({"fine": good, "k": np.full_like(good, 0.3)}),
-        "k: never moved, not finite": run({"fine": good, "k": np.where(np.arange(DRAWS) == 7, np.nan, good)}),
-        "fewer than 8 draws": run({"k": good[:, :3]}),
-    }
-    for words, idata in cases.items():
-        is_good, reasons = summary.converged(idata)
-        assert not is_good
-        assert any(words in reason for reason in reasons), (words, reasons)
-        assert not any("fine" in reason for reason in reasons)
-
-
-def test_four_divergences_in_four_thousand_are_few():
-    diverging = np.zeros((CHAINS, DRAWS), dtype=bool)
-    diverging[1, :4] = True
-    assert summary.converged(run({"k": shuffled(EVEN)}, diverging=diverging)) == (True, [])
-
-
-def test_chains_stuck_apart_have_no_small_r_hat():
-    stuck = np.repeat(np.arange(4.0)[:, None], DRAWS, axis=1)
-    assert summary.diagnostics(run({"k": stuck})).loc["k", "r_hat"] > 100
-    assert not summary.converged(run({"k": stuck}))[0]
 
 
 def test_constant_and_not_finite_draws_have_clear_results():
