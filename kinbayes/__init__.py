@@ -36,8 +36,13 @@ if TYPE_CHECKING:
         Uniform,
     )
     from kinbayes.problem.problem import Problem
+    from kinbayes.results.comparison import compare_models
+    from kinbayes.results.evidence import log_evidence
+    from kinbayes.results.prediction_score import loo, waic
+    from kinbayes.results.sensitivity import prior_sensitivity
     from kinbayes.results.store import load
     from kinbayes.results.summary import credible_intervals
+    from kinbayes.results.verdict import cautions, converged
     from kinbayes.run.optimize import optimize
     from kinbayes.run.predict import predict
     from kinbayes.run.sample import sample
@@ -64,18 +69,25 @@ _HOMES = {
     "Problem": "problem.problem",
     "Rayleigh": "problem.priors",
     "Uniform": "problem.priors",
+    "cautions": "results.verdict",
+    "compare_models": "results.comparison",
+    "converged": "results.verdict",
     "credible_intervals": "results.summary",
     "example": "examples",
     "export_petab": "formats.petab.export.writer",
     "load": "results.store",
+    "log_evidence": "results.evidence",
+    "loo": "results.prediction_score",
     "noise": "problem",
     "optimize": "run.optimize",
     "predict": "run.predict",
+    "prior_sensitivity": "results.sensitivity",
     "read_antimony": "formats.antimony",
     "read_petab": "formats.petab.reader",
     "read_sbml": "formats.sbml.reader",
     "sample": "run.sample",
     "simulate": "ode.simulate",
+    "waic": "results.prediction_score",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -62,7 +62,6 @@ def demo(
     import kinbayes as kb
     from kinbayes.report.plots import plot_overview
     from kinbayes.results.store import save
-    from kinbayes.results.summary import converged
 
     problem = kb.read_petab(kb.example(example))
     console.print(f"{problem}", highlight=False)
@@ -71,7 +70,7 @@ def demo(
     found = _posterior(idata)
     found.insert(0, "mode", [float(mode.map_estimate[name][0]) for name in found.index])
     _print_table(found, f"{example}: mode, posterior median and 95 % credible interval")
-    _print_convergence(*converged(idata))
+    _print_verdict(idata)
     figure = folder / f"{example}.png"
     _write(figure, lambda path: plot_overview(idata).savefig(path, dpi=150, format="png"))
     console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
@@ -162,11 +161,18 @@ def simulate(
 @app.command()
 def sample(
     problem: ProblemPath,
-    sampler: Annotated[str, typer.Option(help="nuts or random_walk.")] = "nuts",
+    sampler: Annotated[
+        str, typer.Option(help="nuts, adaptive_metropolis, random_walk, dream, parallel_tempering, or auto.")
+    ] = "nuts",
     draws: Annotated[int, typer.Option(help="Kept draws of every chain.")] = 1000,
     warmup: Annotated[int, typer.Option(help="Warmup iterations of every chain.")] = 1000,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
-    initial: Annotated[str, typer.Option(help="prior, nominal, or a file written by optimize.")] = "prior",
+    thin: Annotated[
+        int | None, typer.Option(help="Steps an iteration; the sampler's own if left out.", show_default=False)
+    ] = None,
+    initial: Annotated[
+        str, typer.Option(help="prior, nominal, multistart, or a file written by optimize or sample.")
+    ] = "prior",
     settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("run.nc"),
     seed: Seed = 0,
@@ -176,7 +182,6 @@ def sample(
     """Sample the posterior of a problem."""
     import kinbayes as kb
     from kinbayes.results.store import save
-    from kinbayes.results.summary import converged
 
     _check_folder(out)
     found = kb.read_petab(problem, rtol=rtol, atol=atol)
@@ -186,12 +191,13 @@ def sample(
         draws=draws,
         warmup=warmup,
         chains=chains,
+        thin=thin,
         seed=seed,
         initial=kb.load(initial) if Path(initial).is_file() else initial,
         settings=_settings(settings),
     )
     _print_table(_posterior(idata), "posterior median and 95 % credible interval")
-    _print_convergence(*converged(idata))
+    _print_verdict(idata)
     _wrote(save(idata, out))
 
 
@@ -311,14 +317,23 @@ def _number(name: str, text: str) -> float:
 
 
 def _settings(texts: list[str] | None) -> dict[str, object]:
-    words = {"true": True, "false": False}
+    """Return settings by name; those of tempering's inner sampler, as inner.name=value, in a mapping of their own."""
     found: dict[str, object] = {}
     for name, text in _pairs(texts):
-        if text.lower() in words:
-            found[name] = words[text.lower()]
-        else:
-            found[name] = int(text) if text.lstrip("-").isdigit() else _number(name, text)
+        prefix, _, own = name.partition(".")
+        where = found.setdefault(f"{prefix}_settings", {}) if own else found
+        where[own or name] = _value(text)
     return found
+
+
+def _value(text: str) -> object:
+    words = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    except ValueError:
+        return text
 
 
 def _times(text: str) -> list[float]:
@@ -373,13 +388,25 @@ def _text(value: object) -> str:
     return escape("–" if value is None else str(value))
 
 
-def _print_convergence(is_converged: bool, reasons: list[str]) -> None:
-    if is_converged:
+def _print_verdict(idata: object) -> None:
+    from kinbayes.results.attributes import attributes
+
+    found = attributes(idata)
+    if found["converged"]:
         console.print("converged: R-hat, effective sample sizes and divergences are within their limits", style="green")
-        return
-    console.print("NOT CONVERGED: do not trust these numbers yet", style="bold red")
-    for reason in reasons:
-        console.print(f"  {reason}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        console.print("NOT CONVERGED: do not trust these numbers yet", style="bold red")
+        _print_lines(found["not_converged_because"])
+    if found["cautions"]:
+        console.print("to be known:", style="yellow")
+        _print_lines(found["cautions"])
+    if "log_evidence" in found:
+        console.print(f"log evidence {found['log_evidence']:.2f} ± {found['log_evidence_error']:.2f}", highlight=False)
+
+
+def _print_lines(lines: list[str]) -> None:
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _wrote(path: Path) -> None:

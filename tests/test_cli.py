@@ -129,7 +129,7 @@ def test_an_error_is_one_message_and_writes_nothing(run, tmp_path):
     code, output = run("sample", EXAMPLE, "--out", "nowhere/run.nc")
     assert code == 1
     assert "choose another --out" in output
-    for setting, message in (("step_size", "write it as name=value"), ("step_size=big", "is no number")):
+    for setting, message in (("step_size", "write it as name=value"), ("step_size=big", "must be a number")):
         code, output = run("sample", EXAMPLE, "--set", setting)
         assert code == 1
         assert message in output

@@ -5,18 +5,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 
 import numpy as np
-from jax.tree_util import Partial
-from jaxtyping import Array, Float
 
 from kinbayes.optimizers import OPTIMIZERS
-from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.problem.parameters import natural
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.driver import run_optimizer
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.search import search
 from kinbayes.run.settings import checked_settings
 from kinbayes.run.starts import drawn_starts
 
@@ -72,14 +69,12 @@ def optimize(
     factory = OPTIMIZERS[optimizer]
     pairs = checked_settings(optimizer, factory, settings or {}, fixed=("bounds",))
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
-    loss = Partial(_loss, problem.batched.value_and_grad)
     first, said = drawn_starts(problem, starts, np.random.default_rng(seed))
     with ProgressDisplay() if progress else nullcontext() as display:
-        run = run_optimizer(
-            loss,
+        run = search(
+            problem,
             factory,
             pairs,
-            bounds=Bounds(problem.lower, problem.upper),
             initial=first,
             max_evaluations=max_evaluations,
             seed=seed,
@@ -112,8 +107,3 @@ def optimize(
         history={"log_density": -run.history},
         attrs=attrs,
     )
-
-
-def _loss(value_and_grad: Partial, U: Float[Array, "n dim"]) -> Evaluation:
-    log_prior, log_likelihood, prior_grad, likelihood_grad = value_and_grad(U)
-    return Evaluation(-(log_prior + log_likelihood), -(prior_grad + likelihood_grad))

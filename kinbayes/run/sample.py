@@ -1,33 +1,26 @@
 """Sampling a posterior: starts, the run, and its result."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import partial
 
 import numpy as np
-from jax.tree_util import Partial
 from jaxtyping import Float
 
 from kinbayes.ode.status import Status
-from kinbayes.problem.parameters import Box, ParameterError, constrain, natural, unconstrain
+from kinbayes.problem.parameters import ParameterError, natural
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.attributes import encode
+from kinbayes.results.evidence import log_evidence
 from kinbayes.results.store import InferenceData
-from kinbayes.results.summary import converged
+from kinbayes.results.verdict import cautions, converged
 from kinbayes.run import record
-from kinbayes.run.driver import SamplerRun, run_sampler
-from kinbayes.run.pieces import Settings
+from kinbayes.run.choice import automatic, chosen
+from kinbayes.run.driver import SamplerRun
+from kinbayes.run.posterior_check import failed_near_bulk, solver_check
 from kinbayes.run.progress import ProgressDisplay
-from kinbayes.run.settings import checked_settings
 from kinbayes.run.starts import chain_starts
-from kinbayes.samplers import SAMPLERS
-from kinbayes.samplers.base import Target
-from kinbayes.samplers.nutpie import start_chain
-
-BACKENDS = ("nutpie", "numpyro")  # of nuts
-_FIXED = ("target", "start", "num_warmup", "num_draws", "seed")  # arguments of samplers that are no settings
 
 
 def sample(
@@ -37,6 +30,7 @@ def sample(
     draws: int = 1000,
     warmup: int = 1000,
     chains: int = 4,
+    thin: int | None = None,
     seed: int = 0,
     initial: str | InferenceData | Float[np.ndarray, "chains dim"] = "prior",
     settings: Mapping[str, object] | None = None,
@@ -49,20 +43,27 @@ def sample(
     problem
         The problem; its posterior must be proper.
     sampler
-        A name in `SAMPLERS`: `nuts` or `random_walk`.
+        A name in `SAMPLERS`; or `auto`: `parallel_tempering` where a search for starts has found several optima that
+        matter, else `adaptive_metropolis` for up to 10 parameters, else `nuts`.
     draws, warmup
         Kept and discarded iterations of every chain; tuning ends with the warmup.
     chains
-        Number of independent chains.
+        Number of chains.
+    thin
+        Number of steps of an iteration, of warmup and of draws; the last one gives its draw. By default 1 for `nuts`,
+        1 for every
+        parameter for `parallel_tempering`, and 5 for the others, whose steps are cheap and small.
     seed
         Seeds everything that is random.
     initial
-        Where chains start: `prior` (draws of the prior), `nominal`, the result of `optimize` (prior draws, pulled
-        nine tenths of the way to the best mode), or scaled vectors (chains, dim).
+        Where chains start: `prior` (draws of the prior), `nominal`, `multistart` (searches from prior draws, then
+        around all optima that matter), the result of `optimize` (around its optima that matter) or of `sample` (its
+        last draws), or scaled vectors (chains, dim). The attribute `initial` of the result says it.
     settings
         Settings of the sampler, by name; see its docstring. `nuts` has one more, `backend`: `nutpie`, which calls the
         native engine without Python (the default with that engine; its settings are those of
-        `kinbayes.samplers.nutpie.start_chain`), or `numpyro`, which runs on either engine.
+        `kinbayes.samplers.nutpie.start_chain`), or `numpyro`, which runs on either engine. For `parallel_tempering`
+        `inner` is a name in `SAMPLERS`, and `inner_settings` maps names to values.
     progress
         Whether to show a progress bar.
 
@@ -70,8 +71,9 @@ def sample(
     -------
     InferenceData
         Groups `posterior` (natural units), `sample_stats`, `log_likelihood`, `posterior_predictive`, `prior`,
-        `prior_predictive`, `observed_data`, `constant_data`. Attributes hold how it was made, and `converged` with
-        `not_converged_because`.
+        `prior_predictive`, `observed_data`, `constant_data`. Attributes hold how it was made, `converged` with
+        `not_converged_because`, `cautions` of what else should be known, and for `parallel_tempering` the
+        `log_evidence` with its standard error.
 
     Raises
     ------
@@ -85,9 +87,6 @@ def sample(
         If the run was interrupted before its first draw.
     """
     began = time.perf_counter()
-    if sampler not in SAMPLERS:
-        raise ValueError(f"unknown sampler {sampler!r}; choose from {sorted(SAMPLERS)}")
-    pairs = _settings(problem, sampler, settings or {})
     improper = [p.name for p in problem.estimated if not p.is_proper]
     if improper:
         raise ParameterError(
@@ -97,78 +96,58 @@ def sample(
     for name, value, least in (("draws", draws, 1), ("warmup", warmup, 0), ("chains", chains, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if sampler == "auto" and settings:
+        raise ValueError(f"settings {sorted(settings)} belong to one sampler, and 'auto' may choose another; name it")
+    # What can be refused is refused before a search for starts.
+    choice = None if sampler == "auto" else chosen(problem, sampler, settings or {}, thin)
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
     rng = np.random.default_rng(seed)
     start, said = chain_starts(problem, initial, chains, rng)
+    if choice is None:
+        name, said["chosen_because"] = automatic(problem, said.get("optima", 0))
+        choice = chosen(problem, name, {}, thin)
     with ProgressDisplay() if progress else nullcontext() as display:
         lengths = {"num_warmup": warmup, "num_draws": draws, "seed": seed}
-        run = _runner(problem, sampler, dict(pairs))(initial=start, on_chunk=display and display.update, **lengths)
+        run = choice.run(initial=start, on_chunk=display and display.update, **lengths)
     if run.position.shape[1] == 0:
         raise RuntimeError(f"the run was {run.stopped} in its warmup, so there are no draws to keep")
+    points = run.position.reshape(-1, problem.dim)
     idata = _result(problem, run, rng)
-    is_converged, reasons = converged(idata)
-    if run.stopped != "completed":
-        is_converged, reasons = False, [f"the run was {run.stopped}.", *reasons]
     attrs = record.attributes(
         problem,
-        algorithm=sampler,
-        settings=dict(pairs),
+        algorithm=choice.name,
+        settings=choice.settings,
         seed=seed,
         wall_time=time.perf_counter() - began,
         simulations=run.num_steps * problem.num_lanes,
     )
     attrs |= said | {
         "warmup": warmup,
+        "thin": choice.thin,
         "seconds_warmup": run.seconds_warmup,
         "seconds_draws": run.seconds_draws,
         "stopped": run.stopped,
-        "converged": is_converged,
-        "not_converged_because": reasons,
+        "solver_check": solver_check(problem, points),
+        "failed_near_bulk": failed_near_bulk(problem, points, rng),
     }
+    if choice.name == "parallel_tempering":
+        attrs |= _evidence(idata)
     idata.attrs.update(encode(attrs))
+    is_converged, reasons = converged(idata)
+    if run.stopped != "completed":
+        is_converged, reasons = False, [f"the run was {run.stopped}.", *reasons]
+    verdict = {"converged": is_converged, "not_converged_because": reasons, "cautions": cautions(idata)}
+    idata.attrs.update(encode(verdict))
     return idata
 
 
-def target(problem: Problem) -> Target:
-    """Return all that a sampler may know of a problem."""
-    box = Box(problem.lower, problem.upper)
-    batched = problem.batched
-    return Target(
-        batched.log_prior,
-        batched.log_likelihood,
-        batched.value_and_grad,
-        problem.lower,
-        problem.upper,
-        Partial(constrain, box),
-        Partial(unconstrain, box),
-    )
-
-
-def _settings(problem: Problem, sampler: str, given: Mapping[str, object]) -> Settings:
-    """Return all settings, defaults included; for `nuts` the first is the backend that runs it."""
-    if sampler != "nuts":
-        return checked_settings(sampler, SAMPLERS[sampler], given, fixed=_FIXED)
-    own = dict(given)
-    is_native = problem.engine == "native"
-    backend = own.pop("backend", "nutpie" if is_native else "numpyro")
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown backend {backend!r} of 'nuts'; choose from {list(BACKENDS)}")
-    if backend == "nutpie" and not is_native:
-        raise ValueError(f"nutpie calls the native engine, and this problem's is {problem.engine!r}: use 'numpyro'")
-    factory = start_chain if backend == "nutpie" else SAMPLERS[sampler]
-    return (("backend", backend), *checked_settings(sampler, factory, own, fixed=_FIXED))
-
-
-def _runner(problem: Problem, sampler: str, settings: dict[str, object]) -> Callable[..., SamplerRun]:
-    """Return the function that runs a sampler, once it is told where to start and how long to run."""
-    backend = settings.pop("backend", None)
-    pairs = tuple(settings.items())
-    if backend != "nutpie":
-        return partial(run_sampler, target(problem), SAMPLERS[sampler], pairs)
-    from kinbayes.problem.native_posterior import native_posterior  # numba, which takes a while to load
-    from kinbayes.run.background import run_chains
-
-    return partial(run_chains, native_posterior(problem.estimated, problem.gradient_numbers), pairs)
+def _evidence(idata: InferenceData) -> dict[str, object]:
+    """Return the evidence as a result tells it; why there is none where the run cannot tell."""
+    try:
+        found = log_evidence(idata)
+    except ValueError as error:
+        return {"no_evidence_because": str(error)}
+    return {"log_evidence": found.value, "log_evidence_error": found.error}
 
 
 def _result(problem: Problem, run: SamplerRun, rng: np.random.Generator) -> InferenceData:

@@ -1,5 +1,7 @@
 """Sampling from files to results, against a posterior that is known in closed form."""
 
+import functools
+
 import arviz as az
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from kinbayes.results.attributes import attributes
 from kinbayes.run.background import run_chains
 from kinbayes.run.driver import run_sampler
 from kinbayes.run.starts import StartError, chain_starts
+from kinbayes.samplers import SAMPLERS
 
 RATE_FORWARD, RATE_BACKWARD, SIGMA = 0.3, 0.1, 0.5
 PRIOR_MEAN, PRIOR_SD = np.array([8.0, 3.0]), 4.0
@@ -67,20 +70,56 @@ def numpyro_run(problem):
 
 
 @pytest.fixture(scope="module")
-def walk_run(problem):
-    return kb.sample(problem, "random_walk", draws=10_000, warmup=1000, seed=2, progress=False)
+def every_run(problem):
+    """One run of every sampler, made when it is first asked for."""
+
+    @functools.cache
+    def of(name):
+        return kb.sample(problem, name, draws=2000, warmup=500, seed=2, progress=False)
+
+    return of
 
 
-@pytest.mark.parametrize("run", ["nuts_run", "numpyro_run", "walk_run"])
-def test_posterior_agrees_with_the_closed_form(run, exact, request):
-    idata = request.getfixturevalue(run)
-    mean, covariance = exact
+def deviates_as_it_should(idata, mean, covariance):
     assert worst_deviation(idata, mean, covariance) < 5
     assert attributes(idata)["converged"] == 1
     # Negative controls: a mean a fifth of a standard deviation off, and a spread 15 % too wide.
     sd = np.sqrt(np.diag(covariance))
     assert worst_deviation(idata, mean + 0.2 * sd, covariance) > 5
     assert worst_deviation(idata, mean, 1.15**2 * covariance) > 5
+
+
+@pytest.mark.parametrize("run", ["nuts_run", "numpyro_run"])
+def test_posterior_agrees_with_the_closed_form(run, exact, request):
+    deviates_as_it_should(request.getfixturevalue(run), *exact)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_posterior_of_every_sampler_agrees_with_the_closed_form(name, every_run, exact):
+    deviates_as_it_should(every_run(name), *exact)
+
+
+def test_the_evidence_agrees_with_the_closed_form(problem, every_run):
+    total = RATE_FORWARD + RATE_BACKWARD
+    rows = []
+    for m in problem.measurements:
+        decay = np.exp(-total * m.time)
+        a = np.array([RATE_BACKWARD + RATE_FORWARD * decay, RATE_BACKWARD * (1 - decay)]) / total
+        rows.append(a if m.observable == "A_measured" else 1 - a)
+    X, y = np.array(rows), [m.value for m in problem.measurements]
+    exact = stats.multivariate_normal(X @ PRIOR_MEAN, PRIOR_SD**2 * X @ X.T + SIGMA**2 * np.eye(len(y))).logpdf(y)
+    found = attributes(every_run("parallel_tempering"))
+    assert found["log_evidence_error"] < 0.2
+    assert abs(found["log_evidence"] - exact) < 5 * found["log_evidence_error"]
+    assert kb.log_evidence(every_run("parallel_tempering")) == (found["log_evidence"], found["log_evidence_error"])
+
+
+def test_a_run_says_what_it_has_checked(every_run):
+    found = attributes(every_run("adaptive_metropolis"))
+    assert found["thin"] == 10
+    assert found["cautions"] == []
+    assert found["failed_near_bulk"] == {"tried": 400, "failed": 0, "by_reason": {}}
+    assert found["solver_check"]["effective_share"] > 0.999
 
 
 def test_posterior_does_not_depend_on_the_scale_of_moving(problem, exact):
@@ -100,7 +139,7 @@ def test_posterior_does_not_depend_on_the_scale_of_moving(problem, exact):
     assert worst_deviation(idata, *exact) < 5
 
 
-@pytest.mark.parametrize("sampler", ["nuts", "random_walk"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_seed_same_draws(problem, sampler):
     runs = [kb.sample(problem, sampler, draws=20, warmup=20, seed=s, progress=False) for s in (5, 5, 6)]
     first, again, other = (run.posterior["A_0"].values for run in runs)
@@ -109,7 +148,7 @@ def test_same_seed_same_draws(problem, sampler):
 
 
 def test_a_short_run_says_that_it_has_not_converged(problem):
-    idata = kb.sample(problem, "random_walk", draws=20, warmup=20, seed=5, progress=False)
+    idata = kb.sample(problem, "random_walk", draws=20, warmup=20, thin=1, seed=5, progress=False)
     found = attributes(idata)
     assert found["converged"] == 0
     assert any("independent draws" in reason for reason in found["not_converged_because"])
@@ -212,7 +251,7 @@ def test_a_run_interrupted_in_its_warmup_says_so(problem, monkeypatch):
         run = run_sampler(*args, **{**kwargs, "num_warmup": 0, "num_draws": 0})
         return run._replace(stopped="interrupted")
 
-    monkeypatch.setattr("kinbayes.run.sample.run_sampler", interrupted)
+    monkeypatch.setattr("kinbayes.run.choice.run_sampler", interrupted)
     with pytest.raises(RuntimeError, match="interrupted in its warmup, so there are no draws"):
         kb.sample(problem, "random_walk", progress=False)
 

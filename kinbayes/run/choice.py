@@ -1,0 +1,145 @@
+"""Which sampler a run takes: the name, its settings, how many steps a draw, and what runs it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from jax.tree_util import Partial
+
+from kinbayes.problem.parameters import Box, constrain, unconstrain
+from kinbayes.problem.problem import Problem
+from kinbayes.run.driver import SamplerRun, run_sampler
+from kinbayes.run.pieces import Settings
+from kinbayes.run.settings import checked_settings
+from kinbayes.samplers import SAMPLERS
+from kinbayes.samplers.base import Target
+from kinbayes.samplers.nutpie import start_chain
+
+BACKENDS = ("nutpie", "numpyro")  # of nuts
+# Of an iteration. A Metropolis sampler takes some 3 steps per parameter for one effective draw of a normal posterior,
+# and a ladder's steps cost as many as it has rungs.
+STEPS_PER_PARAMETER, LADDER_STEPS_PER_PARAMETER = 5, 1
+FEW_PARAMETERS = 10  # up to which adaptive Metropolis gives more effective draws a second than gradients do
+_FIXED = ("target", "start", "num_warmup", "num_draws", "seed")  # arguments of samplers that are no settings
+
+
+class Choice(NamedTuple):
+    """What is to run.
+
+    Attributes
+    ----------
+    name
+        The sampler's name in `SAMPLERS`.
+    settings
+        All its settings by name, defaults included, as a result records them.
+    thin
+        Number of steps of an iteration, of which the last gives its draw.
+    run
+        Runs it, once it is told where to start and how long to run.
+    """
+
+    name: str
+    settings: dict[str, object]
+    thin: int
+    run: Callable[..., SamplerRun]
+
+
+def chosen(problem: Problem, sampler: str, settings: Mapping[str, object], thin: int | None) -> Choice:
+    """Return what is to run.
+
+    Raises
+    ------
+    ValueError
+        If a name or a setting is unknown, or `thin` is not what the sampler can do.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {sampler!r}; choose from {['auto', *sorted(SAMPLERS)]}")
+    if thin is not None and thin < 1:
+        raise ValueError(f"thin is {thin}; it must be at least 1")
+    if sampler == "nuts":
+        return _nuts(problem, dict(settings), thin)
+    if sampler == "parallel_tempering":
+        return _tempering(problem, dict(settings), thin)
+    pairs = checked_settings(sampler, SAMPLERS[sampler], settings, fixed=_FIXED)
+    return _in_driver(problem, sampler, pairs, dict(pairs), thin or STEPS_PER_PARAMETER * problem.dim)
+
+
+def automatic(problem: Problem, num_optima: int) -> tuple[str, str]:
+    """Return the sampler that `auto` stands for, and why.
+
+    Tempering where starts have found several optima that matter; else adaptive Metropolis where parameters are few,
+    since its steps need no gradients; else the No-U-Turn sampler.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    num_optima
+        Number of optima that matter among those that a search has found; 0 if nothing was searched.
+    """
+    if num_optima > 1:
+        return "parallel_tempering", f"{num_optima} optima matter, between which only tempering goes to and fro"
+    if problem.dim <= FEW_PARAMETERS:
+        return (
+            "adaptive_metropolis",
+            f"{problem.dim} parameters are few: steps without gradients cost less than they lose",
+        )
+    return "nuts", f"{problem.dim} parameters are many: gradients pay"
+
+
+def target(problem: Problem) -> Target:
+    """Return all that a sampler may know of a problem."""
+    box = Box(problem.lower, problem.upper)
+    batched = problem.batched
+    return Target(
+        batched.log_prior,
+        batched.log_likelihood,
+        batched.value_and_grad,
+        problem.lower,
+        problem.upper,
+        Partial(constrain, box),
+        Partial(unconstrain, box),
+    )
+
+
+def _in_driver(problem: Problem, name: str, pairs: Settings, record: dict[str, object], thin: int) -> Choice:
+    return Choice(name, record, thin, partial(run_sampler, target(problem), SAMPLERS[name], pairs, thin=thin))
+
+
+def _nuts(problem: Problem, given: dict[str, object], thin: int | None) -> Choice:
+    """Choose the backend as well, which is the first of the settings."""
+    is_native = problem.engine == "native"
+    backend = given.pop("backend", "nutpie" if is_native else "numpyro")
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r} of 'nuts'; choose from {list(BACKENDS)}")
+    if backend == "nutpie" and not is_native:
+        raise ValueError(f"nutpie calls the native engine, and this problem's is {problem.engine!r}: use 'numpyro'")
+    if backend == "nutpie" and thin not in (None, 1):
+        raise ValueError(f"thin is {thin}, but nutpie keeps every draw; leave thin out, or choose backend 'numpyro'")
+    factory = start_chain if backend == "nutpie" else SAMPLERS["nuts"]
+    pairs = checked_settings("nuts", factory, given, fixed=_FIXED)
+    record = {"backend": backend, **dict(pairs)}
+    if backend == "numpyro":
+        return _in_driver(problem, "nuts", pairs, record, thin or 1)
+    from kinbayes.problem.native_posterior import native_posterior  # numba, which takes a while to load
+    from kinbayes.run.background import run_chains
+
+    posterior = native_posterior(problem.estimated, problem.gradient_numbers)
+    return Choice("nuts", record, 1, partial(run_chains, posterior, pairs))
+
+
+def _tempering(problem: Problem, given: dict[str, object], thin: int | None) -> Choice:
+    """Choose the sampler on the rungs by its name as well, and check its settings."""
+    name, factory = "parallel_tempering", SAMPLERS["parallel_tempering"]
+    allowed = sorted(set(SAMPLERS) - {name})
+    inner, own = given.pop("inner", "adaptive_metropolis"), given.pop("inner_settings", {})
+    if inner not in allowed:
+        raise ValueError(f"unknown inner sampler {inner!r} of {name!r}; choose from {allowed}")
+    if not isinstance(own, Mapping):
+        raise ValueError(f"inner_settings is {own!r}; give a mapping of names to values")
+    inner_pairs = checked_settings(inner, SAMPLERS[inner], own, fixed=_FIXED)
+    pairs = dict(checked_settings(name, factory, given, fixed=_FIXED))
+    record = pairs | {"inner": inner, "inner_settings": dict(inner_pairs)}
+    pairs |= {"inner": SAMPLERS[inner], "inner_settings": inner_pairs}
+    steps = 1 if inner == "nuts" else LADDER_STEPS_PER_PARAMETER * problem.dim
+    return _in_driver(problem, name, tuple(pairs.items()), record, thin or steps)
