@@ -25,7 +25,7 @@ from kinbayes.problem.parameters import unconstrain
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.background import run_chains
 from kinbayes.run.driver import SamplerRun, run_sampler
-from kinbayes.run.sample import target
+from kinbayes.run.choice import target
 from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 
