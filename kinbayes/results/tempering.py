@@ -5,7 +5,6 @@ from jaxtyping import Float, Int
 
 from kinbayes.results.store import InferenceData, read_group
 
-
 TINY = np.finfo(float).tiny  # a weight for a rung on which nothing could be simulated
 
 

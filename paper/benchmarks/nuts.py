@@ -24,8 +24,8 @@ from kinbayes.problem.native_posterior import native_posterior
 from kinbayes.problem.parameters import unconstrain
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.background import run_chains
-from kinbayes.run.driver import SamplerRun, run_sampler
 from kinbayes.run.choice import target
+from kinbayes.run.driver import SamplerRun, run_sampler
 from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 
