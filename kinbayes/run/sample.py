@@ -44,7 +44,7 @@ def sample(
         The problem; its posterior must be proper.
     sampler
         A name in `SAMPLERS`; or `auto`: `parallel_tempering` where a search for starts has found several optima that
-        matter, else `adaptive_metropolis` for up to 10 parameters, else `nuts`.
+        matter, else `dream` for up to 25 parameters, else `nuts`.
     draws, warmup
         Kept and discarded iterations of every chain; tuning ends with the warmup.
     chains

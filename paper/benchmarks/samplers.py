@@ -202,7 +202,7 @@ def run_of(
         told["acceptance_rate"] = float(np.mean(info["acceptance_rate"]))
     if done and "diverging" in info:
         told["divergent"] = int(info["diverging"].sum())
-    if done and "replica" in info:
+    if done and "round_trips" in info:
         tempered = arviz.from_dict(sample_stats=info)
         told["min_swap_rate"] = float(swap_rates(tempered).min())
         told["round_trips"] = int(round_trips(tempered).sum())

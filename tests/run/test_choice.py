@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
 import kinbayes as kb
-from kinbayes.run.choice import chosen
+from kinbayes.run.choice import automatic, chosen
 from kinbayes.run.settings import checked_settings
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.adaptive_metropolis import adaptive_metropolis
@@ -64,6 +66,13 @@ def test_a_setting_has_the_type_of_the_signature(setting, good, bad):
     assert dict(pairs)[setting] == good
     with pytest.raises(ValueError, match=f"setting '{setting}' of 'adaptive_metropolis' is {bad!r}; it must be"):
         checked_settings("adaptive_metropolis", adaptive_metropolis, {setting: bad}, fixed=("target", "num_warmup"))
+
+
+@pytest.mark.parametrize(("dim", "optima", "name"), [(25, 0, "dream"), (26, 1, "nuts"), (3, 2, "parallel_tempering")])
+def test_auto_follows_its_rule_and_says_why(dim, optima, name):
+    found, why = automatic(SimpleNamespace(dim=dim), optima)
+    assert found == name
+    assert str(optima if optima > 1 else dim) in why
 
 
 def test_every_sampler_can_be_chosen(problem):

@@ -147,6 +147,15 @@ def test_same_seed_same_draws(problem, sampler):
     assert not np.array_equal(first, other)
 
 
+def test_auto_says_what_it_chose_and_why(problem):
+    idata = kb.sample(problem, "auto", draws=20, warmup=20, seed=1, progress=False)
+    found = attributes(idata)
+    assert found["algorithm"] == "dream"
+    assert "2 parameters are few" in found["chosen_because"]
+    with pytest.raises(ValueError, match=r"settings \['step_size'\] belong to one sampler"):
+        kb.sample(problem, "auto", settings={"step_size": 1.0})
+
+
 def test_a_short_run_says_that_it_has_not_converged(problem):
     idata = kb.sample(problem, "random_walk", draws=20, warmup=20, thin=1, seed=5, progress=False)
     found = attributes(idata)
