@@ -64,7 +64,7 @@ def chosen(problem: Problem, sampler: str, settings: Mapping[str, object], thin:
     return _in_driver(problem, sampler, pairs, dict(pairs), thin or STEPS_PER_PARAMETER * problem.dim)
 
 
-def automatic(problem: Problem, num_optima: int) -> tuple[str, str]:
+def automatic(dim: int, num_optima: int) -> tuple[str, str]:
     """Return the sampler that `auto` stands for, and why.
 
     Tempering where a search for starts has found several optima that matter. Else DREAM, which
@@ -74,15 +74,15 @@ def automatic(problem: Problem, num_optima: int) -> tuple[str, str]:
 
     Parameters
     ----------
-    problem
-        The problem.
+    dim
+        Number of estimated parameters.
     num_optima
         Number of optima that matter among those that a search has found; 0 if nothing was searched.
     """
     if num_optima > 1:
         return "parallel_tempering", f"{num_optima} optima matter, between which only tempering goes to and fro"
-    known = f"no second optimum is known, and {problem.dim} parameters are"
-    if problem.dim <= FEW_PARAMETERS:
+    known = f"no second optimum is known, and {dim} parameters are"
+    if dim <= FEW_PARAMETERS:
         return "dream", f"{known} few: steps without gradients are worth more"
     return "nuts", f"{known} many: gradients pay"
 

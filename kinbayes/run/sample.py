@@ -104,7 +104,7 @@ def sample(
     rng = np.random.default_rng(seed)
     start, said = chain_starts(problem, initial, chains, rng)
     if choice is None:
-        name, said["chosen_because"] = automatic(problem, said.get("optima", 0))
+        name, said["chosen_because"] = automatic(problem.dim, said.get("optima", 0))
         choice = chosen(problem, name, {}, thin)
     with ProgressDisplay() if progress else nullcontext() as display:
         lengths = {"num_warmup": warmup, "num_draws": draws, "seed": seed}

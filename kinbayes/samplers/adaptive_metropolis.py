@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from kinbayes.samplers.base import Sampler, Target, metropolis, optimal_acceptance
+from kinbayes.samplers.base import MetropolisInfo, MetropolisState, Sampler, Target, metropolis, optimal_acceptance
 
 RIDGE = 1e-8  # of every variance, added to it, so that the covariance has a Cholesky factor
 
@@ -22,23 +22,6 @@ class Tuning(NamedTuple):
     covariance: Float[Array, "chains dim dim"]
     root: Float[Array, "chains dim dim"]
     iteration: Int[Array, ""]
-
-
-class State(NamedTuple):
-    """Hold the chains' positions, log densities and tuning."""
-
-    position: Float[Array, "chains dim"]
-    log_prior: Float[Array, " chains"]
-    log_likelihood: Float[Array, " chains"]
-    tuning: Tuning
-
-
-class Info(NamedTuple):
-    """Report one step of every chain; `step_size` is the proposal's width in units of the learned covariance."""
-
-    acceptance_rate: Float[Array, " chains"]
-    step_size: Float[Array, " chains"]
-    n_steps: Int[Array, " chains"]
 
 
 def adaptive_metropolis(
@@ -93,7 +76,7 @@ def adaptive_metropolis(
     # The start's guess of the covariance counts as so many iterations: fewer would leave it singular.
     memory = 10 * dim
 
-    def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> State:
+    def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> MetropolisState:
         width = target.upper - target.lower
         logs = jnp.log(jnp.where(jnp.isfinite(width), width, 1.0))
         root = jnp.diag(jnp.exp(logs - logs.mean()))
@@ -104,17 +87,17 @@ def adaptive_metropolis(
             root=jnp.broadcast_to(root, (*U.shape, dim)),
             iteration=jnp.array(0),
         )
-        return State(U, target.log_prior(U), target.log_likelihood(U), tuning)
+        return MetropolisState(U, target.log_prior(U), target.log_likelihood(U), tuning)
 
-    def move(key: Key[Array, ""], state: State) -> tuple[State, Info]:
+    def move(key: Key[Array, ""], state: MetropolisState) -> tuple[MetropolisState, MetropolisInfo]:
         move_key, accept_key = jax.random.split(key)
         noise = jax.random.normal(move_key, state.position.shape)
         step_size = jnp.exp(0.5 * state.tuning.log_scale)
         proposal = state.position + step_size[:, None] * jnp.einsum("cij,cj->ci", state.tuning.root, noise)
         moved, probability = metropolis(accept_key, target, state, proposal)
-        return moved, Info(probability, step_size, jnp.ones_like(probability, dtype=int))
+        return moved, MetropolisInfo(probability, step_size, jnp.ones_like(probability, dtype=int))
 
-    def learn(state: State, info: Info) -> State:
+    def learn(state: MetropolisState, info: MetropolisInfo) -> MetropolisState:
         tuning = state.tuning
         iteration = tuning.iteration + 1
         # This weighs a position in proportion to its iteration, so that the way from the start to the bulk fades.
@@ -136,7 +119,7 @@ def adaptive_metropolis(
         )
         return state._replace(tuning=new_tuning)
 
-    def move_and_learn(key: Key[Array, ""], state: State) -> tuple[State, Info]:
+    def move_and_learn(key: Key[Array, ""], state: MetropolisState) -> tuple[MetropolisState, MetropolisInfo]:
         state, info = move(key, state)
         return learn(state, info), info
 

@@ -85,6 +85,23 @@ class StepInfo(Protocol):
     n_steps: Int[Array, " chains"]
 
 
+class MetropolisState(NamedTuple):
+    """Hold the state of a Metropolis sampler, which is what every state has."""
+
+    position: Float[Array, "chains dim"]
+    log_prior: Float[Array, " chains"]
+    log_likelihood: Float[Array, " chains"]
+    tuning: PyTree
+
+
+class MetropolisInfo(NamedTuple):
+    """Report one step of a Metropolis sampler; `step_size` is a factor on its proposals that warmup tunes."""
+
+    acceptance_rate: Float[Array, " chains"]
+    step_size: Float[Array, " chains"]
+    n_steps: Int[Array, " chains"]
+
+
 class Sampler(NamedTuple):
     """Hold one sampler bound to one target.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int, Key
 
-from kinbayes.samplers.base import Sampler, Target, metropolis, optimal_acceptance
+from kinbayes.samplers.base import MetropolisState, Sampler, Target, metropolis, optimal_acceptance
 
 # Probabilities with which a jump moves a parameter.
 CROSSOVERS = (1 / 3, 2 / 3, 1.0)
@@ -46,15 +46,6 @@ class Tuning(NamedTuple):
     uses: Float[Array, " crossovers"]
     jumps: Float[Array, " crossovers"]
     iteration: Int[Array, ""]
-
-
-class State(NamedTuple):
-    """Hold the chains' positions, log densities and tuning."""
-
-    position: Float[Array, "chains dim"]
-    log_prior: Float[Array, " chains"]
-    log_likelihood: Float[Array, " chains"]
-    tuning: Tuning
 
 
 class Info(NamedTuple):
@@ -129,7 +120,7 @@ def dream(
         if not 0.0 <= probability <= 1.0:
             raise ValueError(f"{name} = {probability} is no probability: choose it from 0 to 1")
 
-    def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> State:
+    def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> MetropolisState:
         chains = U.shape[0]
         # The archive is a whole number of blocks, of one row from each chain. Half as many rows to begin with, or
         # several times as many in all, made no difference beyond the noise in 5 to 30 dimensions.
@@ -147,9 +138,9 @@ def dream(
             jumps=jnp.ones(len(CROSSOVERS)),
             iteration=jnp.array(0),
         )
-        return State(U, target.log_prior(U), target.log_likelihood(U), tuning)
+        return MetropolisState(U, target.log_prior(U), target.log_likelihood(U), tuning)
 
-    def step(key: Key[Array, ""], state: State) -> tuple[State, Info]:
+    def step(key: Key[Array, ""], state: MetropolisState) -> tuple[MetropolisState, Info]:
         move_key, accept_key = jax.random.split(key)
         tuning = state.tuning
         draws = jax.random.uniform(move_key, (len(state.position), 3 + 2 * MAX_PAIRS + 2 * dim))
@@ -177,7 +168,7 @@ def dream(
             squared_jump=jnp.where(probability > 0.0, probability * squared_distance, 0.0),
         )
 
-    def tune(state: State, info: Info) -> State:
+    def tune(state: MetropolisState, info: Info) -> MetropolisState:
         tuning = state.tuning
         iteration = tuning.iteration + 1
         chains, rows = len(state.position), len(tuning.archive)

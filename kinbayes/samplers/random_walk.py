@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from kinbayes.samplers.base import Sampler, Target, metropolis, optimal_acceptance
+from kinbayes.samplers.base import MetropolisInfo, MetropolisState, Sampler, Target, metropolis, optimal_acceptance
 
 
 class Tuning(NamedTuple):
@@ -21,23 +21,6 @@ class Tuning(NamedTuple):
     mean: Float[Array, "chains dim"]
     variance: Float[Array, "chains dim"]
     iteration: Int[Array, ""]
-
-
-class State(NamedTuple):
-    """Hold the chains' positions, log densities and tuning."""
-
-    position: Float[Array, "chains dim"]
-    log_prior: Float[Array, " chains"]
-    log_likelihood: Float[Array, " chains"]
-    tuning: Tuning
-
-
-class Info(NamedTuple):
-    """Report one step of every chain."""
-
-    acceptance_rate: Float[Array, " chains"]
-    step_size: Float[Array, " chains"]
-    n_steps: Int[Array, " chains"]
 
 
 def random_walk(
@@ -72,7 +55,7 @@ def random_walk(
     dim = target.lower.shape[0]
     goal = optimal_acceptance(dim) if target_acceptance is None else target_acceptance
 
-    def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> State:
+    def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> MetropolisState:
         width = target.upper - target.lower
         scale = _normalised(jnp.where(jnp.isfinite(width), width, 1.0))
         tuning = Tuning(
@@ -82,18 +65,18 @@ def random_walk(
             variance=jnp.broadcast_to(scale**2, U.shape),
             iteration=jnp.array(0),
         )
-        return State(U, target.log_prior(U), target.log_likelihood(U), tuning)
+        return MetropolisState(U, target.log_prior(U), target.log_likelihood(U), tuning)
 
-    def step(key: Key[Array, ""], state: State) -> tuple[State, Info]:
+    def step(key: Key[Array, ""], state: MetropolisState) -> tuple[MetropolisState, MetropolisInfo]:
         move_key, accept_key = jax.random.split(key)
         step_size = jnp.exp(state.tuning.log_step_size)
         noise = jax.random.normal(move_key, state.position.shape)
         proposal = state.position + step_size[:, None] * state.tuning.scale * noise
         proposal = reflect(proposal, target.lower, target.upper)
         moved, probability = metropolis(accept_key, target, state, proposal)
-        return moved, Info(probability, step_size, jnp.ones_like(probability, dtype=int))
+        return moved, MetropolisInfo(probability, step_size, jnp.ones_like(probability, dtype=int))
 
-    def tune(state: State, info: Info) -> State:
+    def tune(state: MetropolisState, info: MetropolisInfo) -> MetropolisState:
         tuning = state.tuning
         iteration = tuning.iteration + 1
         # This weighs a position in proportion to its iteration, so that the way from the start to the bulk

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import pytest
 
 import kinbayes as kb
@@ -70,7 +68,7 @@ def test_a_setting_has_the_type_of_the_signature(setting, good, bad):
 
 @pytest.mark.parametrize(("dim", "optima", "name"), [(25, 0, "dream"), (26, 1, "nuts"), (3, 2, "parallel_tempering")])
 def test_auto_follows_its_rule_and_says_why(dim, optima, name):
-    found, why = automatic(SimpleNamespace(dim=dim), optima)
+    found, why = automatic(dim, optima)
     assert found == name
     assert str(optima if optima > 1 else dim) in why
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from kinbayes.samplers.base import metropolis
-from kinbayes.samplers.random_walk import State
+from kinbayes.samplers.base import MetropolisState, metropolis
 from tests import targets
 
 VALUES = np.array([0.0, np.nan, np.inf, -np.inf])
@@ -38,7 +37,7 @@ def target_of(log_likelihoods):
 def moved(log_likelihoods, start, proposal, log_correction=0.0):
     target = target_of(log_likelihoods)
     U = jnp.asarray(start, float)[:, None]
-    state = State(U, target.log_prior(U), target.log_likelihood(U), None)
+    state = MetropolisState(U, target.log_prior(U), target.log_likelihood(U), None)
     return metropolis(jax.random.key(0), target, state, jnp.asarray(proposal, float)[:, None], log_correction)
 
 

@@ -13,8 +13,8 @@ from jax.tree_util import Partial
 
 from kinbayes.run.driver import run_sampler
 from kinbayes.samplers import SAMPLERS
-from kinbayes.samplers.base import Sampler, metropolis
-from kinbayes.samplers.random_walk import Info, State, reflect
+from kinbayes.samplers.base import MetropolisInfo, MetropolisState, Sampler, metropolis
+from kinbayes.samplers.random_walk import reflect
 from tests import targets
 
 
@@ -195,13 +195,13 @@ def folding(target, *, num_warmup):
     root = 0.3 * jnp.linalg.cholesky(jnp.array([[1.0, 0.95], [0.95, 1.0]]))
 
     def init(key, U):
-        return State(U, target.log_prior(U), target.log_likelihood(U), tuning=())
+        return MetropolisState(U, target.log_prior(U), target.log_likelihood(U), tuning=())
 
     def step(key, state):
         move_key, accept_key = jax.random.split(key)
         moved = state.position + jax.random.normal(move_key, state.position.shape) @ root.T
         state, probability = metropolis(accept_key, target, state, reflect(moved, target.lower, target.upper))
-        return state, Info(probability, probability, jnp.ones(len(probability), int))
+        return state, MetropolisInfo(probability, probability, jnp.ones(len(probability), int))
 
     return Sampler(init, step, lambda state, info: state)
 
