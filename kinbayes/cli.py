@@ -393,7 +393,7 @@ def _print_verdict(idata: object) -> None:
 
     found = attributes(idata)
     if found["converged"]:
-        console.print("converged: R-hat, effective sample sizes and divergences are within their limits", style="green")
+        console.print("converged: R-hat, effective sample sizes and all other rules hold", style="green")
     else:
         console.print("NOT CONVERGED: do not trust these numbers yet", style="bold red")
         _print_lines(found["not_converged_because"])

@@ -50,15 +50,15 @@ def sample(
     chains
         Number of chains.
     thin
-        Number of steps of an iteration, of warmup and of draws; the last one gives its draw. By default 1 for `nuts`,
-        1 for every
-        parameter for `parallel_tempering`, and 5 for the others, whose steps are cheap and small.
+        Number of steps of an iteration, of warmup and of draws; the last one gives its draw. By default 1 for `nuts`
+        and for tempering with it inside, 1 for every parameter for other `parallel_tempering`, and 5 for every
+        parameter for the others, whose steps are cheap and small.
     seed
         Seeds everything that is random.
     initial
-        Where chains start: `prior` (draws of the prior), `nominal`, `multistart` (searches from prior draws, then
-        around all optima that matter), the result of `optimize` (around its optima that matter) or of `sample` (its
-        last draws), or scaled vectors (chains, dim). The attribute `initial` of the result says it.
+        Where chains start: `prior` (draws of the prior), `nominal`, `multistart` (searches from the nominal point and
+        from prior draws, then around all optima that matter), the result of `optimize` (around its optima that matter)
+        or of `sample` (its last draws), or scaled vectors (chains, dim). The attribute `initial` of the result says it.
     settings
         Settings of the sampler, by name; see its docstring. `nuts` has one more, `backend`: `nutpie`, which calls the
         native engine without Python (the default with that engine; its settings are those of
