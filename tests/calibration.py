@@ -80,7 +80,7 @@ SIZES = {
     "dream": {"conversion_reaction": Size(60, 159, 10), "influenza": Size(200, 212, 30)},
     "nuts_numpyro": {"conversion_reaction": Size(200, 159, 1), "influenza": Size(300, 212, 1)},
     "nuts_nutpie": {"conversion_reaction": Size(200, 159, 1), "influenza": Size(300, 212, 1)},
-    "parallel_tempering": {"conversion_reaction": Size(50, 159, 10), "influenza": Size(200, 212, 10)},
+    "parallel_tempering": {"conversion_reaction": Size(50, 159, 10), "influenza": Size(200, 212, 20)},
     "random_walk": {"conversion_reaction": Size(50, 159, 10), "influenza": Size(200, 212, 60)},
 }
 

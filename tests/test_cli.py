@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import kinbayes as kb
 from kinbayes.cli import app
+from kinbayes.results.attributes import attributes
 
 EXAMPLE = kb.example("conversion_reaction")
 
@@ -89,6 +90,24 @@ def test_a_mode_is_found_and_sampled_from(run, tmp_path):
     )
     assert code == 0
     assert (tmp_path / "run.nc").is_file()
+
+
+def test_tempering_takes_settings_of_both_samplers_and_tells_the_evidence(run, tmp_path):
+    given = ("rungs=4", "inner=adaptive_metropolis", "inner.pool=false", "inner.step_size=0.5")
+    settings = [part for text in given for part in ("--set", text)]
+    code, output = run("sample", EXAMPLE, "--sampler", "parallel_tempering", "--draws", 50, "--warmup", 50, *settings)
+    assert code == 0
+    found = attributes(kb.load(tmp_path / "run.nc"))
+    assert found["settings"]["rungs"] == 4
+    assert found["settings"]["inner_settings"]["pool"] is False
+    assert found["settings"]["inner_settings"]["step_size"] == 0.5
+    assert f"log evidence {found['log_evidence']:.2f}" in output
+    assert "NOT CONVERGED" in output
+    for reason in found["not_converged_because"]:
+        assert reason in output
+    code, output = run("sample", EXAMPLE, "--sampler", "parallel_tempering", "--set", "inner.leaps=2")
+    assert code == 1
+    assert "unknown settings ['leaps'] of 'adaptive_metropolis'" in output
 
 
 def test_a_model_is_simulated(run, tmp_path):

@@ -76,6 +76,15 @@ def test_a_run_can_be_made_longer_but_not_shorter(whole):
         draw(initial=whole, num_draws=40)
 
 
+def test_an_iteration_of_several_steps_keeps_the_last(whole):
+    lengths = {"initial": KNOWN.initial, "num_warmup": 10, "num_draws": 16, "thin": 3, "seed": 0}
+    thinned = run_sampler(KNOWN.target, random_walk, chunk=7, **lengths)
+    np.testing.assert_array_equal(thinned.position, whole.position[:, 2:48:3])
+    np.testing.assert_array_equal(thinned.log_likelihood, whole.log_likelihood[:, 2:48:3])
+    np.testing.assert_array_equal(thinned.info["n_steps"], 3)
+    assert (thinned.iterations, thinned.num_steps) == (26, 4 * 78)
+
+
 def test_progress_covers_both_phases():
     seen = []
     run = draw(on_chunk=seen.append)
