@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 import jax
 
 if TYPE_CHECKING:
+    from kinbayes import hosts
     from kinbayes.examples import example
     from kinbayes.formats.antimony import read_antimony
     from kinbayes.formats.petab.export.writer import export_petab
     from kinbayes.formats.petab.reader import read_petab
     from kinbayes.formats.sbml.reader import read_sbml
+    from kinbayes.hosts.numpyro import to_numpyro
+    from kinbayes.hosts.pymc import to_pymc
     from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
     from kinbayes.problem import noise
@@ -38,9 +41,9 @@ if TYPE_CHECKING:
     from kinbayes.problem.problem import Problem
     from kinbayes.results.comparison import compare_models
     from kinbayes.results.evidence import log_evidence
+    from kinbayes.results.load import load
     from kinbayes.results.prediction_score import loo, waic
     from kinbayes.results.sensitivity import prior_sensitivity
-    from kinbayes.results.store import load
     from kinbayes.results.summary import credible_intervals
     from kinbayes.results.verdict import cautions, converged
     from kinbayes.run.optimize import optimize
@@ -75,10 +78,11 @@ _HOMES = {
     "credible_intervals": "results.summary",
     "example": "examples",
     "export_petab": "formats.petab.export.writer",
-    "load": "results.store",
+    "hosts": "hosts",
+    "load": "results.load",
     "log_evidence": "results.evidence",
     "loo": "results.prediction_score",
-    "noise": "problem",
+    "noise": "problem.noise",
     "optimize": "run.optimize",
     "predict": "run.predict",
     "prior_sensitivity": "results.sensitivity",
@@ -87,8 +91,12 @@ _HOMES = {
     "read_sbml": "formats.sbml.reader",
     "sample": "run.sample",
     "simulate": "ode.simulate",
+    "to_numpyro": "hosts.numpyro",
+    "to_pymc": "hosts.pymc",
     "waic": "results.prediction_score",
 }
+
+_ROOMS = ("hosts", "noise")  # whole modules
 
 __all__ = ["__version__", *sorted(_HOMES)]
 
@@ -103,7 +111,7 @@ def __getattr__(name: str) -> object:
     gc.disable()  # modules hold no garbage, and looking for it among them takes a quarter of the time of an import
     try:
         home = importlib.import_module(f"kinbayes.{_HOMES[name]}")
-        value = importlib.import_module("kinbayes.problem.noise") if name == "noise" else getattr(home, name)
+        value = home if name in _ROOMS else getattr(home, name)
     finally:
         if was_enabled:
             gc.enable()

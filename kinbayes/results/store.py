@@ -12,7 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import arviz as az
 import numpy as np
 import xarray as xr
 from arviz import InferenceData
@@ -21,7 +20,7 @@ from jaxtyping import Bool, Float, Shaped
 from kinbayes.results.attributes import encode
 
 LAYOUT = 1  # of the file; a change that older readers would misread raises it
-_LAYOUT_ATTR = "kinbayes_layout"
+LAYOUT_ATTR = "kinbayes_layout"
 _OWN_NAMES = frozenset(
     {"chain", "draw", "start", "iteration", "log_density", "log_likelihood", "log_prior", "converged"}
 )
@@ -112,11 +111,14 @@ def posterior_data(
     *,
     draws: Float[np.ndarray, "chains draws dim"],
     sample_stats: Mapping[str, Shaped[np.ndarray, "chains draws ..."]],
-    log_likelihood: Float[np.ndarray, "chains draws measurements"],
-    posterior_predictive: Float[np.ndarray, "chains draws measurements"],
     attrs: Mapping[str, object],
+    log_likelihood: Float[np.ndarray, "chains draws measurements"] | None = None,
+    posterior_predictive: Float[np.ndarray, "chains draws measurements"] | None = None,
+    warmup: Float[np.ndarray, "chains warmup dim"] | None = None,
+    warmup_stats: Mapping[str, Shaped[np.ndarray, "chains warmup ..."]] | None = None,
     prior: Float[np.ndarray, "prior_draws dim"] | None = None,
     prior_predictive: Float[np.ndarray, "prior_draws measurements"] | None = None,
+    first_draw: int = 0,
 ) -> InferenceData:
     """Build the result of a sampling run.
 
@@ -130,19 +132,23 @@ def posterior_data(
         Statistics of every draw, (chains, draws), named as in ArviZ; `lp` and `acceptance_rate` at least. Those of
         tempering have one axis more: `beta` and `rung_log_likelihood` the dimension `rung`, `swap_rate`
         the dimension `pair`.
+    attrs
+        What is to be known of the run; see `encode` for what values may be.
     log_likelihood
         Log density of every measurement.
     posterior_predictive, prior_predictive
         Replicated measurements, noise included.
-    attrs
-        What is to be known of the run; see `encode` for what values may be.
+    warmup, warmup_stats
+        What warmup drew, natural units, and its statistics.
     prior
         Draws of the prior, natural units.
+    first_draw
+        Number of the first draw, where these are a part of all.
 
     Returns
     -------
-    InferenceData with the groups `posterior`, `sample_stats`, `log_likelihood`, `posterior_predictive`,
-    `prior` and `prior_predictive` where given, `observed_data` and `constant_data`.
+    InferenceData with the groups `posterior`, `sample_stats`, `observed_data` and `constant_data`; and, where given,
+    `log_likelihood`, `posterior_predictive`, `warmup_posterior`, `warmup_sample_stats`, `prior`, `prior_predictive`.
 
     Raises
     ------
@@ -154,17 +160,42 @@ def posterior_data(
     if missing:
         raise StoreError(f"sample_stats lacks {missing}; it has {sorted(sample_stats)}")
     dims = ("chain", "draw")
-    groups = {
-        "posterior": _parameter_group(parameters, draws, dims),
-        "sample_stats": _statistics_group(sample_stats, _counts(dims, draws)),
-        "log_likelihood": _measurement_group(measurements, log_likelihood, dims),
-        "posterior_predictive": _measurement_group(measurements, posterior_predictive, dims),
-    }
+    groups = draw_groups(parameters, draws, sample_stats)
+    for name, values in (("log_likelihood", log_likelihood), ("posterior_predictive", posterior_predictive)):
+        if values is not None:
+            groups[name] = _measurement_group(measurements, values, dims)
+    groups = {name: group.assign_coords(draw=group.draw + first_draw) for name, group in groups.items()}
+    if warmup is not None:
+        of_warmup = draw_groups(parameters, warmup, warmup_stats or {})
+        groups |= {f"warmup_{name}": group for name, group in of_warmup.items()}
     if prior is not None:
         groups["prior"] = _parameter_group(parameters, prior[None], dims)
     if prior_predictive is not None:
         groups["prior_predictive"] = _measurement_group(measurements, prior_predictive[None], dims)
-    return _inference_data(groups, measurements, attrs)
+    return InferenceData(attrs=root_attrs(attrs), **groups, **measurement_groups(measurements))
+
+
+def joined(parts: Sequence[InferenceData]) -> InferenceData:
+    """Return one result of parts that follow each other; what is no matter of draws is the first part's."""
+    first, last = parts[0], parts[-1]
+    groups = {name: first[name] for name in first.groups()}
+    for name in last.groups():
+        if "draw" in last[name].dims:
+            groups[name] = xr.concat([part[name] for part in parts], "draw")
+    return InferenceData(attrs=first.attrs, **groups)
+
+
+def draw_groups(
+    parameters: ParameterTable,
+    draws: Float[np.ndarray, "chains draws dim"],
+    sample_stats: Mapping[str, Shaped[np.ndarray, "chains draws ..."]],
+) -> dict[str, xr.Dataset]:
+    """Return the groups that hold what a sampler drew: `posterior` (natural units) and `sample_stats`."""
+    dims = ("chain", "draw")
+    return {
+        "posterior": _parameter_group(parameters, draws, dims),
+        "sample_stats": _statistics_group(sample_stats, _counts(dims, draws)),
+    }
 
 
 def map_data(
@@ -222,7 +253,7 @@ def map_data(
         ),
         "optimization_history": xr.Dataset(iterations, _counts(("iteration",), history["log_density"])),
     }
-    return _inference_data(groups, measurements, attrs)
+    return InferenceData(attrs=root_attrs(attrs), **groups, **measurement_groups(measurements))
 
 
 def prediction_data(
@@ -265,7 +296,7 @@ def prediction_data(
             ("predictions", predictions),
         )
     }
-    return InferenceData(attrs={_LAYOUT_ATTR: LAYOUT, **encode(attrs)}, **groups)
+    return InferenceData(attrs=root_attrs(attrs), **groups)
 
 
 def _statistics_group(sample_stats: Mapping[str, np.ndarray], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
@@ -310,9 +341,13 @@ def _rows(measurements: MeasurementTable) -> dict[str, np.ndarray]:
     return {o: np.flatnonzero(observables == o) for o in dict.fromkeys(measurements.observables)}
 
 
-def _inference_data(
-    groups: Mapping[str, xr.Dataset], measurements: MeasurementTable, attrs: Mapping[str, object]
-) -> InferenceData:
+def root_attrs(attrs: Mapping[str, object]) -> dict[str, object]:
+    """Return what the root of every result says: the layout, and the attributes as they are stored."""
+    return {LAYOUT_ATTR: LAYOUT, **encode(attrs)}
+
+
+def measurement_groups(measurements: MeasurementTable) -> dict[str, xr.Dataset]:
+    """Return the groups that hold what was measured: `observed_data` and `constant_data`."""
     experiments = np.asarray(measurements.experiments, dtype=str)
     variables, coords = {}, {}
     for observable, rows in _rows(measurements).items():
@@ -322,12 +357,10 @@ def _inference_data(
         if measurements.censoring:
             variables[f"{observable}_censoring"] = (dim, np.asarray(measurements.censoring, dtype=str)[rows])
         coords[dim] = rows
-    return InferenceData(
-        attrs={_LAYOUT_ATTR: LAYOUT, **encode(attrs)},
-        **groups,
-        observed_data=_measurement_group(measurements, measurements.values, ()),
-        constant_data=xr.Dataset(variables, coords),
-    )
+    return {
+        "observed_data": _measurement_group(measurements, measurements.values, ()),
+        "constant_data": xr.Dataset(variables, coords),
+    }
 
 
 def read_group(idata: InferenceData, name: str) -> xr.Dataset:
@@ -367,46 +400,3 @@ def save(idata: InferenceData, path: str | os.PathLike[str]) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-def load(path: str | os.PathLike[str]) -> InferenceData:
-    """Read a stored result.
-
-    Parameters
-    ----------
-    path
-        A NetCDF file that `save` wrote, or `InferenceData.to_netcdf` from such a result.
-
-    Returns
-    -------
-    The InferenceData, in memory: the file is closed and may be written again.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    StoreError
-        If it is no NetCDF file, one that kinbayes did not write, or one of a newer kinbayes.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; kinbayes.load reads the NetCDF file of a run")
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as root:
-            layout = root.attrs.get(_LAYOUT_ATTR)
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} is no readable NetCDF file ({error}); was it cut off, or is it of another kind?"
-        ) from error
-    if layout is None:
-        raise StoreError(f"{path} is a NetCDF file, but not one of kinbayes; read it with arviz.from_netcdf")
-    if layout > LAYOUT:
-        raise StoreError(
-            f"{path} has layout {layout}, but this kinbayes reads layouts up to {LAYOUT}; update kinbayes to read it"
-        )
-    with az.rc_context({"data.load": "eager"}):
-        idata = az.from_netcdf(str(path), engine="h5netcdf")
-    idata.attrs = {
-        name: value.item() if isinstance(value, np.generic) else value for name, value in idata.attrs.items()
-    }
-    return idata

@@ -14,11 +14,11 @@ import xarray as xr
 from jaxtyping import Float
 
 from kinbayes.results.convergence import diagnose
+from kinbayes.results.scales import LOG_BASES, from_scale, to_scale
 from kinbayes.results.store import InferenceData, read_group
 
 On = Literal["scaled", "natural"]
 Kind = Literal["eti", "hdi"]
-_LOG_BASES = {"ln": np.e, "log10": 10.0}
 
 
 def credible_intervals(idata: InferenceData, prob: float = 0.95, kind: Kind = "eti", on: On = "scaled") -> pd.DataFrame:
@@ -53,12 +53,12 @@ def credible_intervals(idata: InferenceData, prob: float = 0.95, kind: Kind = "e
     rows = {}
     for name, variable in posterior(idata).data_vars.items():
         scale = _scale_on(variable, on)
-        draws = _to_scale(variable.values, scale).ravel()
+        draws = to_scale(variable.values, scale).ravel()
         low, middle, high = np.full(3, np.nan)
         if np.all(np.isfinite(draws)):
             middle = np.median(draws)
             low, high = az.hdi(draws, hdi_prob=prob) if kind == "hdi" else np.quantile(draws, _tails(prob))
-        values = _from_scale(np.array([middle, low, high]), scale)
+        values = from_scale(np.array([middle, low, high]), scale)
         rows[name] = (*values, variable.attrs["unit"], variable.attrs["scale"], scale)
     columns = ["median", "lower", "upper", "unit", "scale", "interval_on"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("parameter")
@@ -189,12 +189,12 @@ def marginal_density(
     """
     variable = read_group(idata, group)[parameter]
     own, asked = variable.attrs["scale"], _scale_on(variable, on)
-    draws = _to_scale(variable.values, own).ravel()
+    draws = to_scale(variable.values, own).ravel()
     if not np.all(np.isfinite(draws)) or np.ptp(draws) == 0:
         return np.empty(0), np.empty(0)
     grid, density = az.kde(draws)
-    values = _from_scale(grid, own)
-    slope = 1.0 if own == asked else 1 / (values * np.log(_LOG_BASES[own]))  # du/dθ
+    values = from_scale(grid, own)
+    slope = 1.0 if own == asked else 1 / (values * np.log(LOG_BASES[own]))  # du/dθ
     return values, density * slope
 
 
@@ -221,7 +221,7 @@ def scaled_draws(idata: InferenceData) -> Float[np.ndarray, "chains draws dim"]:
         If the run has no posterior.
     """
     variables = posterior(idata).data_vars.values()
-    return np.stack([_to_scale(v.values, v.attrs["scale"]) for v in variables], axis=-1)
+    return np.stack([to_scale(v.values, v.attrs["scale"]) for v in variables], axis=-1)
 
 
 def _scale_on(variable: xr.DataArray, on: On) -> str:
@@ -229,19 +229,6 @@ def _scale_on(variable: xr.DataArray, on: On) -> str:
     if on not in ("scaled", "natural"):
         raise ValueError(f"unknown scale {on!r}; choose 'scaled' (each parameter's own) or 'natural'")
     return variable.attrs["scale"] if on == "scaled" else "lin"
-
-
-def _to_scale(theta: Float[np.ndarray, "*shape"], scale: str) -> Float[np.ndarray, "*shape"]:
-    """Return natural values on a scale."""
-    if scale == "lin":
-        return theta
-    with np.errstate(divide="ignore", invalid="ignore"):  # zero and below are not finite there
-        return np.log(theta) / np.log(_LOG_BASES[scale])
-
-
-def _from_scale(u: Float[np.ndarray, "*shape"], scale: str) -> Float[np.ndarray, "*shape"]:
-    """Return natural values of scaled ones."""
-    return u if scale == "lin" else _LOG_BASES[scale] ** u
 
 
 def _places(idata: InferenceData, observable: str) -> pd.DataFrame:

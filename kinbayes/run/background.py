@@ -13,6 +13,7 @@ from kinbayes.problem.native_posterior import NativePosterior, value_and_grad
 from kinbayes.problem.parameters import unconstrain
 from kinbayes.run.driver import JUDGING_GROWTH, Diagnostics, SamplerProgress, SamplerRun, judged, refuse_starts
 from kinbayes.run.pieces import Settings
+from kinbayes.run.trace import Draws, Trace
 from kinbayes.samplers.nutpie import Chain, NativeTarget, start_chain
 
 REPORT = 0.5  # seconds between reports, or more:
@@ -20,10 +21,11 @@ SHARE = 0.1  # of the time, which making them may take
 
 
 class _Plan(NamedTuple):
-    """Numbers of iterations, and when the run and its chains began."""
+    """Numbers of iterations, the first whose draw is kept, and when the run and its chains began."""
 
     num_warmup: int
     num_draws: int
+    first_kept: int
     began: float
     started: float
 
@@ -36,6 +38,8 @@ def run_chains(
     num_warmup: int,
     num_draws: int,
     seed: int,
+    keep_warmup: bool = False,
+    trace: Trace | None = None,
     on_chunk: Callable[[SamplerProgress], str | None] | None = None,
 ) -> SamplerRun:
     """Run nutpie's chains, all at once, for their warmup and their draws.
@@ -55,6 +59,10 @@ def run_chains(
         Numbers of iterations of every chain that tune, and that are kept.
     seed
         Seed of all random numbers.
+    keep_warmup
+        Whether to keep what warmup draws.
+    trace
+        Where the draws go beside nutpie's own memory, which holds them all.
     on_chunk
         Called about twice a second. A text that it returns stops the run and is the reason given. KeyboardInterrupt,
         its own or the keyboard's, stops the run as "interrupted".
@@ -78,12 +86,17 @@ def run_chains(
         for x, own in zip(X, seeds, strict=True):
             chain = start_chain(target, x, num_warmup=num_warmup, num_draws=num_draws, seed=own, **dict(settings))
             chains.append(chain)
-        plan = _Plan(num_warmup, num_draws, began, time.perf_counter())
-        stopped = _watched(chains, plan, on_chunk)
+        plan = _Plan(num_warmup, num_draws, 0 if keep_warmup else num_warmup, began, time.perf_counter())
+        if trace is not None:
+            shapes = jax.tree.map(_axes_swapped, _common(chains, num_warmup).draws)
+            trace.begin(shapes, num_warmup + num_draws - plan.first_kept, None)
+        stopped = _watched(chains, plan, trace, on_chunk)
     finally:
         for chain in chains:
             chain.stop()
-    return judged(_run(_common(chains, num_warmup), plan, stopped, ()), 1.0)
+    found = _common(chains, num_warmup)
+    _keep(found.draws, plan, trace)
+    return judged(_run(found, plan, stopped, ()), 1.0)
 
 
 def native_target(posterior: NativePosterior) -> NativeTarget:
@@ -92,14 +105,14 @@ def native_target(posterior: NativePosterior) -> NativeTarget:
     return NativeTarget(dim, density, expand, words, partial(value_and_grad, posterior), owner)
 
 
-def _watched(chains: Sequence[Chain], plan: _Plan, on_chunk: Callable | None) -> str:
+def _watched(chains: Sequence[Chain], plan: _Plan, trace: Trace | None, on_chunk: Callable | None) -> str:
     """Report until the chains have ended or are to be stopped; return which."""
     try:
         if on_chunk is None:
             while not _wait(chains, REPORT):
                 pass
             return "completed"
-        for progress in _reports(chains, plan):
+        for progress in _reports(chains, plan, trace):
             reason = on_chunk(progress)
             if reason and not progress.run.stopped:
                 return reason
@@ -108,23 +121,26 @@ def _watched(chains: Sequence[Chain], plan: _Plan, on_chunk: Callable | None) ->
     return "completed"
 
 
-def _reports(chains: Sequence[Chain], plan: _Plan) -> Iterator[SamplerProgress]:
+def _reports(chains: Sequence[Chain], plan: _Plan, trace: Trace | None) -> Iterator[SamplerProgress]:
     """Wait for the end of the chains, and tell meanwhile how far the slowest is."""
-    pause, is_tuning, is_done = REPORT, plan.num_warmup > 0, False
+    pause, is_tuning, is_done, told = REPORT, plan.num_warmup > 0, False, 0
     diagnostics: tuple[Diagnostics, ...] = ()
     while not is_done:
         is_done = _wait(chains, pause)
         asked = time.perf_counter()
         found = _common(chains, plan.num_warmup)
+        _keep(found.draws, plan, trace)
         run = judged(_run(found, plan, "completed" if is_done else "", diagnostics), JUDGING_GROWTH)
         diagnostics = run.diagnostics
         done = min(run.iterations, plan.num_warmup)
         if is_tuning and done > 0:
             is_tuning = done < plan.num_warmup
-            info = {name: values[:, :done] for name, values in found.info.items()}
+            info = _part(found.draws, slice(min(told, done), done)).info
             yield SamplerProgress("warmup", done, plan.num_warmup, info, run._replace(diagnostics=(), stopped=""))
         if run.iterations > plan.num_warmup:
-            yield SamplerProgress("draws", run.iterations - plan.num_warmup, plan.num_draws, run.info, run)
+            info = _part(found.draws, slice(max(told, plan.num_warmup), None)).info
+            yield SamplerProgress("draws", run.iterations - plan.num_warmup, plan.num_draws, info, run)
+        told = run.iterations
         pause = max(REPORT, (time.perf_counter() - asked) / SHARE)
 
 
@@ -135,12 +151,9 @@ def _wait(chains: Sequence[Chain], seconds: float) -> bool:
 
 
 class _Found(NamedTuple):
-    """What all chains have so far, (chains, iterations, …), and the numbers of evaluations, of all and of warmup."""
+    """What all chains have so far, those of warmup included, and the numbers of evaluations, of all and of warmup."""
 
-    position: np.ndarray
-    log_prior: np.ndarray
-    log_likelihood: np.ndarray
-    info: dict[str, np.ndarray]
+    draws: Draws
     num_steps: int
     num_tuning: int
 
@@ -150,33 +163,37 @@ def _common(chains: Sequence[Chain], num_warmup: int) -> _Found:
     draws = [chain.draws() for chain in chains]
     length = min(len(chain.position) for chain in draws)
     steps = [chain.info["n_steps"] for chain in draws]
-    position, log_prior, log_likelihood, infos = zip(*draws, strict=True)
-
-    def stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.stack([part[:length] for part in parts])
-
+    stacked = jax.tree.map(lambda *parts: np.stack([part[:length] for part in parts]), *draws)
     return _Found(
-        stacked(position),
-        stacked(log_prior),
-        stacked(log_likelihood),
-        {name: stacked([info[name] for info in infos]) for name in infos[0]},
-        int(sum(own.sum() for own in steps)),
-        int(sum(own[:num_warmup].sum() for own in steps)),
+        Draws(*stacked), int(sum(own.sum() for own in steps)), int(sum(own[:num_warmup].sum() for own in steps))
     )
+
+
+def _keep(draws: Draws, plan: _Plan, trace: Trace | None) -> None:
+    """Write to a trace what it has not yet."""
+    first = plan.first_kept + (0 if trace is None else trace.length)
+    if trace is not None and draws.position.shape[1] > first:
+        trace.write(jax.tree.map(_axes_swapped, _part(draws, slice(first, None))))
+
+
+def _part(draws: Draws, iterations: slice) -> Draws:
+    return jax.tree.map(lambda values: values[:, iterations], draws)
+
+
+def _axes_swapped(values: np.ndarray) -> np.ndarray:
+    return np.moveaxis(values, 0, 1)
 
 
 def _run(found: _Found, plan: _Plan, stopped: str, diagnostics: tuple[Diagnostics, ...]) -> SamplerRun:
     """Make a run of what was found; the time of a phase is its share of all evaluations."""
-    now, kept = time.perf_counter(), slice(plan.num_warmup, None)
+    now = time.perf_counter()
     seconds_draws = (now - plan.started) * (1 - found.num_tuning / max(found.num_steps, 1))
     return SamplerRun(
-        position=found.position[:, kept],
-        log_prior=found.log_prior[:, kept],
-        log_likelihood=found.log_likelihood[:, kept],
-        info={name: values[:, kept] for name, values in found.info.items()},
+        **_part(found.draws, slice(plan.num_warmup, None))._asdict(),
+        warmup=_part(found.draws, slice(plan.num_warmup)) if plan.first_kept == 0 else None,
         state=None,
         diagnostics=diagnostics,
-        iterations=found.position.shape[1],
+        iterations=found.draws.position.shape[1],
         num_steps=found.num_steps,
         seconds_warmup=now - plan.began - seconds_draws,
         seconds_draws=seconds_draws,

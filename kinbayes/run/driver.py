@@ -13,13 +13,16 @@ from jaxtyping import Array, Bool, Float, PyTree
 from kinbayes.optimizers.base import Bounds, OptimizerFactory
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.pieces import Settings, sample, search, start_optimizer, start_sampler
+from kinbayes.run.state import Leaves, restored
+from kinbayes.run.trace import Draws, Memory, Trace
 from kinbayes.samplers.base import SamplerFactory, SamplerState, Target
 
 # Ctrl-C, the progress bar and every budget wait for the end of a piece: its length follows the clock (s).
 SHORT_PIECE, LONG_PIECE = 0.5, 2.0
 
-# Judging takes time in proportion to the draws: after every chunk of a long run it would take over.
+# Judging takes time and memory in proportion to the draws: after every chunk of a long run it would take over.
 JUDGING_GROWTH = 1.1
+MOST_JUDGED = 50_000  # of a chain; of more every second one is judged, every third, …
 
 
 class Diagnostics(NamedTuple):
@@ -36,14 +39,12 @@ class SamplerRun(NamedTuple):
 
     Attributes
     ----------
-    position
-        Draws of u, (chains, draws, dim).
-    log_prior, log_likelihood
-        Log densities of the draws, (chains, draws).
-    info
-        The sampler's statistics by name, (chains, draws) each.
+    position, log_prior, log_likelihood, info
+        The draws, as in `Draws`.
+    warmup
+        The draws of the warmup, if they were to be kept.
     state
-        The sampler's state after the last step; None for a run that cannot be continued.
+        The sampler's state after the last step, or `Leaves` of it; None for a run that cannot be continued.
     diagnostics
         Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws.
     iterations
@@ -60,13 +61,19 @@ class SamplerRun(NamedTuple):
     log_prior: Float[np.ndarray, "chains draws"]
     log_likelihood: Float[np.ndarray, "chains draws"]
     info: dict[str, np.ndarray]
-    state: SamplerState | None
+    warmup: Draws | None
+    state: "SamplerState | Leaves | None"
     diagnostics: tuple[Diagnostics, ...]
     iterations: int
     num_steps: int
     seconds_warmup: float
     seconds_draws: float
     stopped: str
+
+    @property
+    def draws(self) -> Draws:
+        """The draws."""
+        return Draws(self.position, self.log_prior, self.log_likelihood, self.info)
 
 
 class SamplerProgress(NamedTuple):
@@ -94,7 +101,9 @@ class OptimizerRun(NamedTuple):
     history
         Lowest loss of all starts after each iteration, (iterations,).
     state
-        The optimizer's state after the last iteration.
+        The optimizer's state after the last iteration, or `Leaves` of it.
+    num_points
+        Number of points that it started from.
     evaluations
         Number of candidates evaluated.
     seconds
@@ -110,6 +119,7 @@ class OptimizerRun(NamedTuple):
     finished: Bool[np.ndarray, " starts"]
     history: Float[np.ndarray, " iterations"]
     state: PyTree
+    num_points: int
     evaluations: int
     seconds: float
     stopped: str
@@ -134,6 +144,8 @@ def run_sampler(
     num_draws: int,
     seed: int,
     thin: int = 1,
+    keep_warmup: bool = False,
+    trace: Trace | None = None,
     chunk: int = 100,
     on_chunk: Callable[[SamplerProgress], str | None] | None = None,
 ) -> SamplerRun:
@@ -159,6 +171,10 @@ def run_sampler(
         Seed of all random numbers.
     thin
         Number of steps of an iteration, of which the last gives its draw.
+    keep_warmup
+        Whether to keep what warmup draws; the run that is continued must have done so too.
+    trace
+        Where the draws go; memory by default.
     chunk
         Number of draws after which convergence is judged; a compiled piece is never longer.
     on_chunk
@@ -178,20 +194,28 @@ def run_sampler(
     init_key, step_key = jax.random.split(jax.random.key(seed))
     algorithm = {"factory": factory, "settings": settings, "num_warmup": num_warmup * thin}
     began = time.perf_counter()
+    keep_warmup = keep_warmup and num_warmup > 0
+    trace = Memory() if trace is None else trace
+    end, first_kept = num_warmup + num_draws, 0 if keep_warmup else num_warmup
+    start = partial(start_sampler, target, init_key, **algorithm)
+    advance = partial(sample, target, step_key, **algorithm, capacity=chunk)
     if isinstance(initial, SamplerRun):
-        if initial.iterations > num_warmup + num_draws:
+        if initial.iterations > end:
             raise ValueError(
                 f"the run to continue has taken {initial.iterations} iterations, more than the {num_warmup} of "
                 f"warmup and the {num_draws} draws asked for: ask for more draws"
             )
-        begun = initial._replace(stopped="")
+        if initial.iterations and keep_warmup != (initial.warmup is not None):
+            raise ValueError(f"keep_warmup is {keep_warmup}, which the run to continue was not begun with")
+        begun = initial._replace(stopped="", state=_continued(initial.state, start, *initial.position.shape[::2]))
     else:
-        U = _inside(initial, target.lower, target.upper)
-        begun = _begun(target, start_sampler(target, init_key, U, **algorithm))
-    advance = partial(sample, target, step_key, **algorithm, capacity=chunk)
-    store = _store(begun, jax.eval_shape(advance, begun.state, 0, 0, thin)[1], num_draws)
+        begun = _begun(target, start(_inside(initial, target.lower, target.upper)))
+    shapes = Draws(**jax.eval_shape(advance, begun.state, 0, 0, thin)[1])
+    trace.begin(shapes, end - first_kept, begun.state)
+    for part in () if trace.length else (begun.warmup, begun.draws):
+        if part is not None and part.position.shape[1]:
+            trace.write(_axes_swapped(part))
     begun = begun._replace(seconds_warmup=begun.seconds_warmup + time.perf_counter() - began)
-    end = num_warmup + num_draws
 
     def piece(run: SamplerRun, longest: int) -> SamplerProgress:
         start, began = run.iterations, time.perf_counter()
@@ -199,21 +223,24 @@ def run_sampler(
         # Pieces end on multiples of the chunk, so that what is judged does not depend on the clock.
         length = min(longest, chunk - (start - first) % chunk, last - start)
         state, draws = advance(run.state, start, length, thin)
-        draws = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf)[:length], 0, 1), draws)
-        seconds, done = time.perf_counter() - began, start + length - first
+        rows = Draws(**jax.tree.map(lambda leaf: np.asarray(leaf)[:length], draws))
+        if start >= first_kept:
+            trace.write(rows)
+        seconds, done = time.perf_counter() - began, start + length
         run = run._replace(
             state=state,
-            iterations=start + length,
-            num_steps=run.num_steps + int(draws["info"]["n_steps"].sum()),
-            stopped="completed" if start + length == end else "",
+            iterations=done,
+            num_steps=run.num_steps + int(rows.info["n_steps"].sum()),
+            stopped="completed" if done == end else "",
         )
         if phase == "warmup":
-            run = run._replace(seconds_warmup=run.seconds_warmup + seconds)
+            warmup = trace.read(0, done) if keep_warmup else None
+            run = run._replace(seconds_warmup=run.seconds_warmup + seconds, warmup=warmup)
         else:
-            jax.tree.map(lambda whole, part: _write(whole, part, done), store, draws)
-            run = run._replace(seconds_draws=run.seconds_draws + seconds, **_first(store, done))
-            run = judged(run, JUDGING_GROWTH) if done % chunk == 0 else run
-        return SamplerProgress(phase, done, last - first, draws["info"], run)
+            drawn = trace.read(num_warmup - first_kept, done - first_kept)
+            run = run._replace(seconds_draws=run.seconds_draws + seconds, **drawn._asdict())
+            run = judged(run, JUDGING_GROWTH) if (done - first) % chunk == 0 else run
+        return SamplerProgress(phase, done - first, last - first, _axes_swapped(rows.info), run)
 
     return judged(_driven(begun, piece, on_chunk, chunk), 1.0)
 
@@ -227,6 +254,7 @@ def run_optimizer(
     initial: Float[np.ndarray | Array, "n dim"] | OptimizerRun,
     max_evaluations: int,
     seed: int,
+    trace: Trace | None = None,
     chunk: int = 100,
     on_chunk: Callable[[OptimizerProgress], str | None] | None = None,
 ) -> OptimizerRun:
@@ -250,6 +278,8 @@ def run_optimizer(
         Largest number of candidates to evaluate; an iteration that would pass it is not begun.
     seed
         Seed of all random numbers.
+    trace
+        Where the history goes beside the run: `loss`, one row an iteration.
     chunk
         Largest number of iterations of one compiled piece.
     on_chunk
@@ -267,19 +297,26 @@ def run_optimizer(
     bounds = Bounds(*(jnp.asarray(wall, float) for wall in bounds))
     init_key, step_key = jax.random.split(jax.random.key(seed))
     algorithm = {"factory": factory, "settings": settings}
+    start = partial(start_optimizer, bounds, init_key, **algorithm)
     if isinstance(initial, OptimizerRun):
-        begun = initial._replace(stopped="")
+        state = _continued(initial.state, start, initial.num_points, len(bounds.lower))
+        begun = _found(state, initial.num_points, initial.history, initial.evaluations, initial.seconds)
     else:
-        state = start_optimizer(bounds, init_key, _inside(initial, *bounds, or_on=True), **algorithm)
-        begun = _found(state, np.zeros(0), 0, 0.0)
+        points = _inside(initial, *bounds, or_on=True)
+        begun = _found(start(points), len(points), np.zeros(0), 0, 0.0)
     advance = partial(search, objective, bounds, step_key, **algorithm, capacity=chunk)
+    if trace is not None:
+        trace.begin({"loss": np.zeros(1)}, max_evaluations, begun.state)
 
     def piece(run: OptimizerRun, longest: int) -> OptimizerProgress:
         began, allowed = time.perf_counter(), max_evaluations - run.evaluations
         state, losses, done, spent = advance(run.state, len(run.history), longest, allowed)
-        history = np.concatenate([run.history, np.asarray(losses)[: int(done)]])
+        losses = np.asarray(losses)[: int(done)]
+        if trace is not None:
+            trace.write({"loss": losses})
+        history = np.concatenate([run.history, losses])
         seconds = run.seconds + time.perf_counter() - began
-        run = _found(state, history, run.evaluations + int(spent), seconds)
+        run = _found(state, run.num_points, history, run.evaluations + int(spent), seconds)
         if not run.stopped and done < longest:
             run = run._replace(stopped="max_evaluations")
         return OptimizerProgress("optimize", run.evaluations, max_evaluations, run)
@@ -330,6 +367,7 @@ def _begun(target: Target, state: SamplerState) -> SamplerRun:
         log_prior=np.zeros((chains, 0)),
         log_likelihood=np.zeros((chains, 0)),
         info={},
+        warmup=None,
         state=state,
         diagnostics=(),
         iterations=0,
@@ -356,26 +394,16 @@ def refuse_starts(log_densities: Float[np.ndarray, " chains"]) -> None:
         )
 
 
-def _store(run: SamplerRun, shapes: PyTree, num_draws: int) -> PyTree:
-    """Allocate all draws, with the run's own in front; a `SamplerRun` has views of what is written."""
-
-    def allocate(shape):
-        return np.empty((shape.shape[1], num_draws, *shape.shape[2:]), shape.dtype)
-
-    store = jax.tree.map(allocate, shapes)
-    drawn = run.position.shape[1]
-    if drawn:
-        earlier = {name: getattr(run, name) for name in store}
-        jax.tree.map(lambda whole, part: _write(whole, part, drawn), store, earlier)
-    return store
+def _axes_swapped(rows: PyTree) -> PyTree:
+    """Return arrays (iterations, chains, …) as (chains, iterations, …), and the other way round."""
+    return jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), 0, 1), rows)
 
 
-def _write(whole: np.ndarray, part: np.ndarray, end: int) -> None:
-    whole[:, end - part.shape[1] : end] = part
-
-
-def _first(store: PyTree, num_draws: int) -> PyTree:
-    return jax.tree.map(lambda whole: whole[:, :num_draws], store)
+def _continued(state: PyTree, start: Callable, num_points: int, dim: int) -> PyTree:
+    """Return the state from which a run goes on."""
+    if not isinstance(state, Leaves):
+        return state
+    return jax.tree.map(jnp.asarray, restored(state, jax.eval_shape(start, jnp.zeros((num_points, dim)))))
 
 
 def judged(run: SamplerRun, growth: float) -> SamplerRun:
@@ -384,13 +412,13 @@ def judged(run: SamplerRun, growth: float) -> SamplerRun:
     judged = run.diagnostics[-1].num_draws if run.diagnostics else -1
     if draws == judged or draws < growth * judged:
         return run
-    r_hat, bulk, tail = diagnose(run.position)
+    r_hat, bulk, tail = diagnose(np.asarray(run.position[:, :: max(-(-draws // MOST_JUDGED), 1)]))
     # NaN, of what cannot be told, is worse than any number.
     worst = Diagnostics(draws, float(np.max(r_hat)), float(np.min(bulk)), float(np.min(tail)))
     return run._replace(diagnostics=(*run.diagnostics, worst))
 
 
-def _found(state: PyTree, history: np.ndarray, evaluations: int, seconds: float) -> OptimizerRun:
+def _found(state: PyTree, num_points: int, history: np.ndarray, evaluations: int, seconds: float) -> OptimizerRun:
     finished = np.asarray(state.finished)
     return OptimizerRun(
         position=np.asarray(state.best_position),
@@ -399,6 +427,7 @@ def _found(state: PyTree, history: np.ndarray, evaluations: int, seconds: float)
         finished=finished,
         history=history,
         state=state,
+        num_points=num_points,
         evaluations=evaluations,
         seconds=seconds,
         stopped="finished" if finished.all() else "",

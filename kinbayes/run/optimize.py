@@ -1,8 +1,9 @@
 """Finding the mode of a posterior: designs, the run, and its result."""
 
+import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 
@@ -10,8 +11,12 @@ from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.problem.parameters import natural
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
+from kinbayes.results.folder import append, finish
+from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
-from kinbayes.run import record
+from kinbayes.run import record, saving
+from kinbayes.run.budget import Clock, in_turn
+from kinbayes.run.driver import OptimizerRun
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.run.search import search
 from kinbayes.run.settings import checked_settings
@@ -26,6 +31,9 @@ def optimize(
     max_evaluations: int = 20_000,
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    max_seconds: float | None = None,
     progress: bool = True,
 ) -> InferenceData:
     """Find the mode of a posterior: the vector u of highest density with respect to du.
@@ -45,6 +53,13 @@ def optimize(
         Seeds everything that is random.
     settings
         Settings of the optimizer, by name; see its docstring.
+    checkpoint
+        A folder to make, in which the search is kept while it goes on, and its result.
+    resume
+        Whether to continue the search of the checkpoint, and begin it if there is none. All else must be asked for as
+        it was, but `max_evaluations` may be more. It ends where one that was never interrupted does, to the last bit.
+    max_seconds
+        Seconds after which to stop with what there is, starts not counted; None for no limit.
     progress
         Whether to show a progress bar.
 
@@ -60,6 +75,8 @@ def optimize(
         If a name or a setting is unknown.
     StartError
         If no start can be simulated.
+    CheckpointError
+        If the checkpoint cannot be made, written or continued, or is one of another search.
     """
     began = time.perf_counter()
     if optimizer not in OPTIMIZERS:
@@ -69,33 +86,53 @@ def optimize(
     factory = OPTIMIZERS[optimizer]
     pairs = checked_settings(optimizer, factory, settings or {}, fixed=("bounds",))
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
-    first, said = drawn_starts(problem, starts, np.random.default_rng(seed))
-    with ProgressDisplay() if progress else nullcontext() as display:
-        run = search(
+    budget = Clock(max_seconds)
+    asked = {"optimizer": optimizer, "settings": dict(pairs), "starts": starts, "seed": seed}
+    saved = saving.opened(checkpoint, resume=resume, kind="optimize", problem=problem, asked=asked)
+    with nullcontext() if saved is None else closing(saved):
+        if saved is not None and saved.is_begun:
+            if saved.has_result and saved.optimizer_run().stopped == "finished":
+                return load(saved.path)
+            first, said = saved.optimizer_run(), saved.plan["said"]
+        else:
+            first, said = drawn_starts(problem, starts, np.random.default_rng(seed))
+            if saved is not None:
+                saved.prepare({"said": said, "num_points": len(first)}, {}, 8 * (problem.dim + 4) * starts)
+        with ProgressDisplay() if progress else nullcontext() as display:
+            run = search(
+                problem,
+                factory,
+                pairs,
+                initial=first,
+                max_evaluations=max_evaluations,
+                seed=seed,
+                trace=saved,
+                on_chunk=in_turn([display and display.update, saved and saved.update, budget.reason]),
+            )
+        about = record.attributes(
             problem,
-            factory,
-            pairs,
-            initial=first,
-            max_evaluations=max_evaluations,
+            algorithm=optimizer,
+            settings=dict(pairs),
             seed=seed,
-            on_chunk=display and display.update,
+            wall_time=time.perf_counter() - began,
+            simulations=run.evaluations * problem.num_lanes,
         )
+        idata = _result(problem, run, about | said)
+        if saved is None:
+            return idata
+        saved.commit(run)
+        with saved.writing_result() as folder:
+            for name in idata.groups():
+                append(folder, name, idata[name])
+            finish(folder, idata.attrs)
+        return load(saved.path)
+
+
+def _result(problem: Problem, run: OptimizerRun, attrs: Mapping[str, object]) -> InferenceData:
     # The losses came with gradients, in whose steps the errors of the sensitivities have a say: they differ a little.
     found = problem.evaluate(run.position)
     order = np.argsort(-(found.log_likelihood + found.log_prior), kind="stable")
     log_likelihood, log_prior = found.log_likelihood[order], found.log_prior[order]
-    attrs = record.attributes(
-        problem,
-        algorithm=optimizer,
-        settings=dict(pairs),
-        seed=seed,
-        wall_time=time.perf_counter() - began,
-        simulations=run.evaluations * problem.num_lanes,
-    )
-    attrs |= said | {
-        "stopped": run.stopped,
-        "converged": bool(run.converged[order[0]]),
-    }
     return store.map_data(
         record.parameter_table(problem),
         record.measurement_table(problem),
@@ -105,5 +142,5 @@ def optimize(
         log_prior=log_prior,
         converged=run.converged[order],
         history={"log_density": -run.history},
-        attrs=attrs,
+        attrs=dict(attrs) | {"stopped": run.stopped, "converged": bool(run.converged[order[0]])},
     )

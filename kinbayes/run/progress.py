@@ -30,6 +30,7 @@ class ProgressDisplay:
         self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, int] = {}
+        self._diverging: dict[str, int] = {}
 
     def __enter__(self) -> "ProgressDisplay":
         """Begin to draw."""
@@ -42,7 +43,7 @@ class ProgressDisplay:
 
     def update(self, progress: SamplerProgress | OptimizerProgress) -> None:
         """Show where a phase stands."""
-        phase, text = progress.phase, summary(progress)
+        phase, text = progress.phase, self._summary(progress)
         if self._console.is_terminal:
             if phase not in self._tasks:
                 self._tasks[phase] = self._bars.add_task(phase, total=progress.total, summary=text)
@@ -54,27 +55,20 @@ class ProgressDisplay:
             line = f"{phase} {progress.done}/{progress.total}: {text}"
             self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def _summary(self, progress: SamplerProgress | OptimizerProgress) -> str:
+        """Describe where a phase stands in a few words.
 
-def summary(progress: SamplerProgress | OptimizerProgress) -> str:
-    """Describe a piece of a run in a few words.
-
-    Parameters
-    ----------
-    progress
-        What the driver reports.
-
-    Returns
-    -------
-    Acceptance, divergences and convergence of a sampler; loss and finished starts of an optimizer.
-    """
-    run = progress.run
-    if isinstance(progress, OptimizerProgress):
-        return f"loss {run.loss.min():.6g}, {run.finished.sum()} of {len(run.loss)} starts finished"
-    words = [f"acceptance {progress.info['acceptance_rate'].mean():.2f}"]
-    info = run.info if progress.phase == "draws" else progress.info
-    if "diverging" in info:
-        words.append(f"{np.sum(info['diverging'])} diverging")
-    if run.diagnostics:
-        _, rhat, bulk, tail = run.diagnostics[-1]
-        words.append(f"R-hat {rhat:.3f}, ESS {bulk:.0f} bulk, {tail:.0f} tail")
-    return ", ".join(words)
+        Acceptance, divergences and convergence of a sampler; loss and finished starts of an optimizer.
+        """
+        run = progress.run
+        if isinstance(progress, OptimizerProgress):
+            return f"loss {run.loss.min():.6g}, {run.finished.sum()} of {len(run.loss)} starts finished"
+        words = [f"acceptance {progress.info['acceptance_rate'].mean():.2f}"]
+        if "diverging" in progress.info:
+            count = self._diverging.get(progress.phase, 0) + int(np.sum(progress.info["diverging"]))
+            self._diverging[progress.phase] = count
+            words.append(f"{count} diverging")
+        if run.diagnostics:
+            _, rhat, bulk, tail = run.diagnostics[-1]
+            words.append(f"R-hat {rhat:.3f}, ESS {bulk:.0f} bulk, {tail:.0f} tail")
+        return ", ".join(words)

@@ -60,10 +60,10 @@ def attributes(
     algorithm: str,
     settings: Mapping[str, object],
     seed: int,
-    wall_time: float,
-    simulations: int,
+    wall_time: float | None,
+    simulations: int | None,
 ) -> dict[str, object]:
-    """Return the root attributes that every run has."""
+    """Return the root attributes that every run has; time and simulations are None while it goes on."""
     assumed = [p.name for p in problem.estimated if p.is_assumed]
     return {
         "problem": problem.name,

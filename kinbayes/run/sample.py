@@ -1,26 +1,33 @@
 """Sampling a posterior: starts, the run, and its result."""
 
+import os
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 from jaxtyping import Float
 
-from kinbayes.ode.status import Status
-from kinbayes.problem.parameters import ParameterError, natural
+from kinbayes.problem.parameters import ParameterError
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.attributes import encode
 from kinbayes.results.evidence import log_evidence
+from kinbayes.results.folder import finish
+from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
 from kinbayes.results.verdict import cautions, converged
-from kinbayes.run import record
-from kinbayes.run.choice import automatic, chosen
+from kinbayes.run import record, saving
+from kinbayes.run.budget import SamplerBudget, in_turn
+from kinbayes.run.choice import Choice, automatic, chosen
 from kinbayes.run.driver import SamplerRun
 from kinbayes.run.posterior_check import failed_near_bulk, solver_check
+from kinbayes.run.posterior_result import draws_alone, posterior_result
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.saving import Saving
 from kinbayes.run.starts import chain_starts
+
+MOST_CHECKED = 10_000  # draws, of which some are simulated again
 
 
 def sample(
@@ -34,6 +41,12 @@ def sample(
     seed: int = 0,
     initial: str | InferenceData | Float[np.ndarray, "chains dim"] = "prior",
     settings: Mapping[str, object] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    keep_warmup: bool = False,
+    max_seconds: float | None = None,
+    max_simulations: int | None = None,
+    target_ess: float | None = None,
     progress: bool = True,
 ) -> InferenceData:
     """Sample the posterior of a problem.
@@ -64,6 +77,20 @@ def sample(
         native engine without Python (the default with that engine; its settings are those of
         `kinbayes.samplers.nutpie.start_chain`), or `numpyro`, which runs on either engine. For `parallel_tempering`
         `inner` is a name in `SAMPLERS`, and `inner_settings` maps names to values.
+    checkpoint
+        A folder to make, in which the run is kept while it goes on, a commit every few seconds: whatever ends it, it
+        can be continued, and `kinbayes.load` reads the draws so far. The draws are then on the disk, not in memory, and
+        so is the result, whose arrays are read when they are asked for.
+    resume
+        Whether to continue the run of the checkpoint, and begin it if there is none. All else must be asked for as it
+        was, but `draws` may be more. The draws are bit for bit those of a run that was never interrupted, on the same
+        devices and versions of all libraries. Chains of nutpie cannot be continued; those of the backend `numpyro` can.
+    keep_warmup
+        Whether to keep what warmup draws, as `warmup_posterior` and `warmup_sample_stats`.
+    max_seconds, max_simulations, target_ess
+        Stop, with the draws there are, when the run has taken so long, has taken so many simulations, or all parameters
+        have so large a bulk and tail effective sample size, and an R-hat of at most 1.01. They are looked at about once
+        a second. The seconds are those of this call, the simulations those of the whole run, both without starts.
     progress
         Whether to show a progress bar.
 
@@ -73,7 +100,7 @@ def sample(
         Groups `posterior` (natural units), `sample_stats`, `log_likelihood`, `posterior_predictive`, `prior`,
         `prior_predictive`, `observed_data`, `constant_data`. Attributes hold how it was made, `converged` with
         `not_converged_because`, `cautions` of what else should be known, and for `parallel_tempering` the
-        `log_evidence` with its standard error.
+        `log_evidence` with its standard error. After Ctrl-C it holds what there is, and says so.
 
     Raises
     ------
@@ -83,8 +110,10 @@ def sample(
         If no start has a density.
     ValueError
         If a name or a setting is unknown.
+    CheckpointError
+        If the checkpoint cannot be made, written or continued, or is one of another run.
     RuntimeError
-        If the run was interrupted before its first draw.
+        If the run was stopped before its first draw.
     """
     began = time.perf_counter()
     improper = [p.name for p in problem.estimated if not p.is_proper]
@@ -100,45 +129,131 @@ def sample(
         raise ValueError(f"settings {sorted(settings)} belong to one sampler, and 'auto' may choose another; name it")
     # What can be refused is refused before a search for starts.
     choice = None if sampler == "auto" else chosen(problem, sampler, settings or {}, thin)
+    budget = SamplerBudget(problem.num_lanes, max_seconds, max_simulations, target_ess)
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
-    rng = np.random.default_rng(seed)
-    start, said = chain_starts(problem, initial, chains, rng)
-    if choice is None:
-        name, said["chosen_because"] = automatic(problem.dim, said.get("optima", 0))
-        choice = chosen(problem, name, {}, thin)
-    with ProgressDisplay() if progress else nullcontext() as display:
-        lengths = {"num_warmup": warmup, "num_draws": draws, "seed": seed}
-        run = choice.run(initial=start, on_chunk=display and display.update, **lengths)
-    if run.position.shape[1] == 0:
-        raise RuntimeError(f"the run was {run.stopped} in its warmup, so there are no draws to keep")
-    points = run.position.reshape(-1, problem.dim)
-    idata = _result(problem, run, rng)
-    attrs = record.attributes(
-        problem,
-        algorithm=choice.name,
-        settings=choice.settings,
-        seed=seed,
-        wall_time=time.perf_counter() - began,
-        simulations=run.num_steps * problem.num_lanes,
-    )
-    attrs |= said | {
+    asked = {
+        "sampler": sampler,
+        "settings": {} if choice is None else choice.settings,
         "warmup": warmup,
+        "chains": chains,
+        "thin": thin,
+        "seed": seed,
+        "keep_warmup": keep_warmup,
+    }
+    saved = saving.opened(checkpoint, resume=resume, kind="sample", problem=problem, asked=asked)
+    with nullcontext() if saved is None else closing(saved):
+        lengths = {"num_warmup": warmup, "num_draws": draws, "seed": seed, "keep_warmup": keep_warmup, "trace": saved}
+        if saved is not None and saved.is_begun:
+            start, said = saved.sampler_run(draws), saved.plan["said"]
+            if saved.has_result and start.position.shape[1] == draws:
+                return load(saved.path)
+            choice = choice or chosen(problem, saved.plan["sampler"], {}, thin)
+        else:
+            start, said = chain_starts(problem, initial, chains, np.random.default_rng(seed))
+            if choice is None:
+                name, said["chosen_because"] = automatic(problem.dim, said.get("optima", 0))
+                choice = chosen(problem, name, {}, thin)
+            if saved is not None:
+                _prepare(saved, problem, choice, asked | {"draws": draws}, said)
+        with ProgressDisplay() if progress else nullcontext() as display:
+            hooks = [display and display.update, saved and saved.update, budget.reason]
+            is_all = isinstance(start, SamplerRun) and start.state is None
+            run = start if is_all else choice.run(initial=start, on_chunk=in_turn(hooks), **lengths)
+        if saved is not None:
+            saved.commit(run)
+        if run.position.shape[1] == 0:
+            where = "" if saved is None else f"; go on with it by resume=True: it is kept in {saved.path}"
+            raise RuntimeError(f"the run was stopped in its warmup ({run.stopped}), so there are no draws yet{where}")
+        said = said | {"warmup": warmup, "wall_time": time.perf_counter() - began}
+        return _result(problem, run, choice, said, seed, saved)
+
+
+def _prepare(
+    saved: Saving, problem: Problem, choice: Choice, asked: Mapping[str, object], said: Mapping[str, object]
+) -> None:
+    """Tell a new checkpoint what the run is, so that it can be read without the problem."""
+    measured = store.measurement_groups(record.measurement_table(problem))
+    attrs = record.attributes(
+        problem, algorithm=choice.name, settings=choice.settings, seed=asked["seed"], wall_time=None, simulations=None
+    )
+    told = {
+        "said": said,
+        "sampler": choice.name,
+        "parameters": record.parameter_table(problem)._asdict(),
+        "attributes": encode(attrs | said | {"warmup": asked["warmup"], "thin": choice.thin}),
+    }
+    values = problem.dim + 2 * len(problem.measurements) + 8
+    saved.prepare(told, measured, 8 * values * asked["draws"] * asked["chains"])
+
+
+def _result(
+    problem: Problem,
+    run: SamplerRun,
+    choice: Choice,
+    said: Mapping[str, object],
+    seed: int,
+    saved: Saving | None,
+) -> InferenceData:
+    """Return the result of a run; after Ctrl-C without what takes simulations."""
+    said = said | {
         "thin": choice.thin,
         "seconds_warmup": run.seconds_warmup,
         "seconds_draws": run.seconds_draws,
         "stopped": run.stopped,
-        "solver_check": solver_check(problem, points),
-        "failed_near_bulk": failed_near_bulk(problem, points, rng),
     }
-    if choice.name == "parallel_tempering":
-        attrs |= _evidence(idata)
-    idata.attrs.update(encode(attrs))
+    about = record.attributes(
+        problem,
+        algorithm=choice.name,
+        settings=choice.settings,
+        seed=seed,
+        wall_time=said["wall_time"],
+        simulations=run.num_steps * problem.num_lanes,
+    )
+    try:
+        with nullcontext() if saved is None else saved.writing_result() as folder:
+            rng = np.random.default_rng([seed, 1])  # other numbers than those of the starts
+            idata = posterior_result(problem, run, rng, folder)
+            points = _some(run)
+            attrs = (
+                about
+                | said
+                | {
+                    "solver_check": solver_check(problem, points),
+                    "failed_near_bulk": failed_near_bulk(problem, points, rng),
+                }
+            )
+            if choice.name == "parallel_tempering":
+                attrs |= _evidence(idata)
+            _judge(idata, attrs, [f"the run was {run.stopped}."] if run.stopped == "interrupted" else [])
+            if folder is not None:
+                finish(folder, idata.attrs)
+    except KeyboardInterrupt:
+        idata = draws_alone(problem, run)
+        _judge(
+            idata,
+            about | said,
+            ["the run was interrupted while its result was made: all that takes simulations is missing."],
+        )
+        return idata
+    return idata if saved is None else load(saved.path)
+
+
+def _judge(idata: InferenceData, attrs: Mapping[str, object], against: list[str]) -> None:
+    """Write the attributes of a result, and whether it may be trusted: not if there are reasons against it."""
+    idata.attrs.update(store.root_attrs(attrs))
     is_converged, reasons = converged(idata)
-    if run.stopped != "completed":
-        is_converged, reasons = False, [f"the run was {run.stopped}.", *reasons]
-    verdict = {"converged": is_converged, "not_converged_because": reasons, "cautions": cautions(idata)}
+    verdict = {
+        "converged": is_converged and not against,
+        "not_converged_because": [*against, *reasons],
+        "cautions": cautions(idata),
+    }
     idata.attrs.update(encode(verdict))
-    return idata
+
+
+def _some(run: SamplerRun) -> Float[np.ndarray, "n dim"]:
+    """Return draws of all chains, evenly spread; all of a run that is not long."""
+    chains, draws, dim = run.position.shape
+    return np.asarray(run.position[:, :: max(chains * draws // MOST_CHECKED, 1)]).reshape(-1, dim)
 
 
 def _evidence(idata: InferenceData) -> dict[str, object]:
@@ -148,32 +263,3 @@ def _evidence(idata: InferenceData) -> dict[str, object]:
     except ValueError as error:
         return {"no_evidence_because": str(error)}
     return {"log_evidence": found.value, "log_evidence_error": found.error}
-
-
-def _result(problem: Problem, run: SamplerRun, rng: np.random.Generator) -> InferenceData:
-    chains, draws, dim = run.position.shape
-    log_density, replicated = _replicated(problem, run.position.reshape(-1, dim), rng)
-    prior = problem.draw_prior(rng, chains * draws)
-    _, prior_replicated = _replicated(problem, prior, rng)
-    stats = {"lp": run.log_prior + run.log_likelihood, "log_prior": run.log_prior, **run.info}
-    return store.posterior_data(
-        record.parameter_table(problem),
-        record.measurement_table(problem),
-        draws=natural(run.position, problem.scale),
-        sample_stats=stats,
-        log_likelihood=log_density.reshape(chains, draws, -1),
-        posterior_predictive=replicated.reshape(chains, draws, -1),
-        prior=natural(prior, problem.scale),
-        prior_predictive=prior_replicated,
-        attrs={},
-    )
-
-
-def _replicated(
-    problem: Problem, points: Float[np.ndarray, "n dim"], rng: np.random.Generator
-) -> tuple[Float[np.ndarray, "n measurements"], Float[np.ndarray, "n measurements"]]:
-    """Return the log density of every measurement, and replicated measurements; NaN where a simulation failed."""
-    rows = problem.rows(points)
-    is_failed = np.any(rows.status != Status.OK, axis=-1)[:, None]
-    simulated = np.where(is_failed, np.nan, rows.simulated)
-    return rows.log_density, problem.draw_measurements(rng, simulated, rows.noise)

@@ -10,6 +10,7 @@ from kinbayes.optimizers.base import Bounds, Evaluation, OptimizerFactory
 from kinbayes.problem.problem import Problem
 from kinbayes.run.driver import OptimizerProgress, OptimizerRun, run_optimizer
 from kinbayes.run.pieces import Settings
+from kinbayes.run.trace import Trace
 
 
 def search(
@@ -17,9 +18,10 @@ def search(
     factory: OptimizerFactory,
     settings: Settings = (),
     *,
-    initial: Float[np.ndarray, "starts dim"],
+    initial: Float[np.ndarray, "starts dim"] | OptimizerRun,
     max_evaluations: int,
     seed: int,
+    trace: Trace | None = None,
     on_chunk: Callable[[OptimizerProgress], str | None] | None = None,
 ) -> OptimizerRun:
     """Run an optimizer on the negative log posterior density with respect to du, between the problem's walls.
@@ -34,6 +36,7 @@ def search(
         initial=initial,
         max_evaluations=max_evaluations,
         seed=seed,
+        trace=trace,
         on_chunk=on_chunk,
     )
 

@@ -5,6 +5,7 @@ import xarray as xr
 
 import kinbayes
 from kinbayes.results import store
+from kinbayes.results.load import load
 from kinbayes.results.attributes import AttributeValueError, attributes, encode, environment
 
 ATTRS = {
@@ -114,7 +115,7 @@ def test_statistics_of_tempering_have_rungs_and_pairs(tmp_path):
         "round_trips": (),
         "swap_rate": pair,
     }
-    again = store.load(store.save(idata, tmp_path / "run.nc"))
+    again = load(store.save(idata, tmp_path / "run.nc"))
     xr.testing.assert_identical(again.sample_stats, idata.sample_stats)
     assert again.sample_stats["round_trips"].dtype == np.int64
     assert again.sample_stats.sizes == {"chain": 2, "draw": 5, "rung": 3, "pair": 2}
@@ -189,7 +190,7 @@ def test_roundtrip(kind, request, tmp_path):
     idata = request.getfixturevalue(kind)
     path = store.save(idata, tmp_path / "run.nc")
     assert path == tmp_path / "run.nc"
-    again = store.load(path)
+    again = load(path)
     assert again.groups() == idata.groups()
     for group in idata.groups():
         xr.testing.assert_identical(again[group], idata[group])
@@ -201,7 +202,7 @@ def test_roundtrip(kind, request, tmp_path):
 
 def test_arviz_writes_and_weighs_it(sampled, tmp_path):
     sampled.to_netcdf(str(tmp_path / "run.nc"))
-    assert attributes(store.load(tmp_path / "run.nc")) == RESTORED
+    assert attributes(load(tmp_path / "run.nc")) == RESTORED
     pointwise = 0.01 * sampled.log_likelihood["y"]
     sampled.log_likelihood["y"] = pointwise
     expected = pointwise.var(dim=("chain", "draw")).sum().item()
@@ -226,21 +227,21 @@ def test_failed_save_leaves_nothing_and_spares_the_old_file(sampled, tmp_path):
 
 def test_load_refuses_what_is_no_run(sampled, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.nc"):
-        store.load(tmp_path / "absent.nc")
+        load(tmp_path / "absent.nc")
     text = tmp_path / "text.nc"
     text.write_text("time,measurement\n")
     with pytest.raises(store.StoreError, match="no readable NetCDF"):
-        store.load(text)
+        load(text)
     whole = store.save(sampled, tmp_path / "run.nc").read_bytes()
     (tmp_path / "cut.nc").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(store.StoreError, match="cut off"):
-        store.load(tmp_path / "cut.nc")
+        load(tmp_path / "cut.nc")
     xr.Dataset({"a": 1}).to_netcdf(tmp_path / "foreign.nc", engine="h5netcdf")
     with pytest.raises(store.StoreError, match=r"arviz\.from_netcdf"):
-        store.load(tmp_path / "foreign.nc")
+        load(tmp_path / "foreign.nc")
     sampled.attrs["kinbayes_layout"] = 99
     with pytest.raises(store.StoreError, match="update kinbayes"):
-        store.load(store.save(sampled, tmp_path / "newer.nc"))
+        load(store.save(sampled, tmp_path / "newer.nc"))
 
 
 def test_names_that_cannot_be_stored_are_refused(sampled):

@@ -261,7 +261,7 @@ def test_a_run_interrupted_in_its_warmup_says_so(problem, monkeypatch):
         return run._replace(stopped="interrupted")
 
     monkeypatch.setattr("kinbayes.run.choice.run_sampler", interrupted)
-    with pytest.raises(RuntimeError, match="interrupted in its warmup, so there are no draws"):
+    with pytest.raises(RuntimeError, match=r"stopped in its warmup \(interrupted\), so there are no draws"):
         kb.sample(problem, "random_walk", progress=False)
 
 

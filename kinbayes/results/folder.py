@@ -1,0 +1,42 @@
+"""Results as Zarr folders, a group a folder, written part by part along the draws and read when asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+import zarr
+from arviz import InferenceData
+
+_ZARR = {"zarr_format": 3, "consolidated": False}
+_ORDER = "variables_in_order"  # a folder knows none
+
+
+def append(folder: Path, group: str, dataset: xr.Dataset) -> None:
+    """Write a group, or append its draws to those that are there."""
+    texts = {name: v.astype(object) for name, v in dataset.data_vars.items() if v.dtype.kind == "U"}
+    dataset = dataset.assign(texts).assign_attrs({_ORDER: list(dataset.data_vars)})
+    if not (folder / group).exists():
+        dataset.to_zarr(folder, group=group, mode="a", **_ZARR)
+    elif "draw" in dataset.dims:
+        dataset.to_zarr(folder, group=group, append_dim="draw", **_ZARR)
+
+
+def finish(folder: Path, attrs: Mapping[str, object]) -> None:
+    """Write the attributes of a result."""
+    zarr.open_group(folder, mode="r+").attrs.put(dict(attrs))
+
+
+def opened(folder: Path) -> InferenceData:
+    """Return the groups of a folder; their arrays are read when they are asked for."""
+    groups = {path.name: open_group(folder, path.name) for path in sorted(folder.iterdir()) if path.is_dir()}
+    return InferenceData(attrs=zarr.open_group(folder, mode="r").attrs.asdict(), **groups)
+
+
+def open_group(folder: Path, group: str) -> xr.Dataset:
+    """Return a group, whose arrays are read when they are asked for."""
+    found = xr.open_dataset(folder, group=group, engine="zarr", chunks=None, consolidated=False)
+    texts = {name: v for name, v in found.data_vars.items() if v.dtype.kind == "T"}
+    found = found.assign({name: (v.dims, np.array(v.values.tolist(), dtype=str), v.attrs) for name, v in texts.items()})
+    order = found.attrs.pop(_ORDER)
+    return found[order]
