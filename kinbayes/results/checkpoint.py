@@ -136,6 +136,11 @@ class Checkpoint:
             self._lock = None
 
     @property
+    def capacity(self) -> int:
+        """How many rows there is room for."""
+        return next(iter(self.arrays.values())).shape[0]
+
+    @property
     def state(self) -> bytes:
         """The state of the last commit."""
         return self._root["state"][int(self.record["slot"])].tobytes()

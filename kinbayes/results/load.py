@@ -76,7 +76,6 @@ def _of_checkpoint(checkpoint: Checkpoint) -> InferenceData:
     first = plan["asked"]["warmup"] if plan["asked"]["keep_warmup"] else 0
     if rows <= first:
         raise StoreError(f"{what}, and has no draws yet; go on with it by resume=True")
-    num_draws = checkpoint.arrays["position"].shape[0] - first
     draws = {name: np.asarray(Stored(checkpoint, name, first, rows)) for name in checkpoint.arrays}
     table = ParameterTable(**plan["parameters"])
     u, log_prior, log_likelihood = (draws.pop(name) for name in ("position", "log_prior", "log_likelihood"))
@@ -86,7 +85,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> InferenceData:
         **plan["attributes"],
         "stopped": "unfinished",
         "converged": False,
-        "not_converged_because": [f"the run has not ended: {rows - first} of {num_draws} draws are there."],
+        "not_converged_because": [f"it has not ended: {rows - first} of {checkpoint.capacity - first} draws are there"],
     }
     data = checkpoint.path / "data"
     measured = {name: open_group(data, name).load() for name in ("observed_data", "constant_data")}

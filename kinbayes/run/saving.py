@@ -163,7 +163,7 @@ class Saving:
     @property
     def length(self) -> int:
         """The number of iterations that are kept."""
-        return self._checkpoint.num_rows
+        return 0 if self._checkpoint is None else self._checkpoint.num_rows
 
     def begin(self, shapes: PyTree, capacity: int, state: PyTree) -> None:
         """Make the checkpoint, or room in it."""
@@ -243,9 +243,9 @@ class Saving:
         drawn = self.length - split
         if self.plan["state"] is None and drawn < num_draws:
             raise CheckpointError(
-                f"{self.path} has {drawn} of {num_draws} draws of nutpie's chains, which cannot go on bit for bit: read "
-                "them with kinbayes.load, and begin another run where they end by giving it what that returns as "
-                "initial; or choose the backend 'numpyro', whose chains can go on"
+                f"{self.path} has {drawn} of {num_draws} draws of nutpie's chains, which cannot go on bit for bit. "
+                "Read them by kinbayes.load, and begin another run where they end by giving that to initial; or choose "
+                "the backend 'numpyro', whose chains can go on"
             )
         return SamplerRun(
             **self.read(split, self.length)._asdict(),

@@ -5,8 +5,8 @@ import xarray as xr
 
 import kinbayes
 from kinbayes.results import store
-from kinbayes.results.load import load
 from kinbayes.results.attributes import AttributeValueError, attributes, encode, environment
+from kinbayes.results.load import load
 
 ATTRS = {
     "problem": "decay",

@@ -1,18 +1,24 @@
 """The command line: every command parses, calls one function, and prints a table and the one path it wrote."""
 
-import os
-import uuid
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-console = Console()
+from kinbayes.cli.arguments import number, pairs, settings_of, times_of
+from kinbayes.cli.files import check_folder, write_whole
+from kinbayes.cli.printing import (
+    console,
+    parameter_table,
+    posterior_table,
+    print_table,
+    print_verdict,
+    wrote,
+)
+
 errors = Console(stderr=True)
 
 
@@ -46,6 +52,10 @@ ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML).", show_
 Seed = Annotated[int, typer.Option(help="Seeds everything that is random.")]
 Relative = Annotated[float, typer.Option(help="Relative tolerance of the simulation.")]
 Absolute = Annotated[float, typer.Option(help="Absolute tolerance of the simulation.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Folder to make, in which the run is kept while it goes on.", show_default=False)
+]
+MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.", show_default=False)]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting as name=value; may be repeated.", show_default=False),
@@ -67,14 +77,14 @@ def demo(
     console.print(f"{problem}", highlight=False)
     mode = kb.optimize(problem, starts=10, seed=seed)
     idata = kb.sample(problem, draws=500, warmup=500, seed=seed, initial=mode)
-    found = _posterior(idata)
+    found = posterior_table(idata)
     found.insert(0, "mode", [float(mode.map_estimate[name][0]) for name in found.index])
-    _print_table(found, f"{example}: mode, posterior median and 95 % credible interval")
-    _print_verdict(idata)
+    print_table(found, f"{example}: mode, posterior median and 95 % credible interval")
+    print_verdict(idata)
     figure = folder / f"{example}.png"
-    _write(figure, lambda path: plot_overview(idata).savefig(path, dpi=150, format="png"))
+    write_whole(figure, lambda path: plot_overview(idata).savefig(path, dpi=150, format="png"))
     console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
-    _wrote(save(idata, folder / "run.nc"))
+    wrote(save(idata, folder / "run.nc"))
 
 
 @app.command()
@@ -88,8 +98,8 @@ def init(
     from kinbayes.formats.petab.reader import read_petab
 
     path = init_petab(model, data, folder)
-    _print_table(_parameters(read_petab(path)), "parameters of the new problem: edit bounds and priors")
-    _wrote(path)
+    print_table(parameter_table(read_petab(path)), "parameters of the new problem: edit bounds and priors")
+    wrote(path)
 
 
 @app.command()
@@ -111,7 +121,7 @@ def check(
         return
     found = read_petab(file, rtol=rtol, atol=atol)
     console.print(f"{found}", highlight=False)
-    _print_table(_parameters(found), "parameters")
+    print_table(parameter_table(found), "parameters")
     result = check_problem(found)
     for line in result.lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -133,7 +143,7 @@ def export(
 
     if format not in _FORMATS:
         raise ValueError(f"unknown format {format!r}; choose from {list(_FORMATS)}")
-    _wrote(kb.export_petab(kb.read_petab(problem), folder, version=version))
+    wrote(kb.export_petab(kb.read_petab(problem), folder, version=version))
 
 
 @app.command()
@@ -151,11 +161,11 @@ def simulate(
     """Simulate a model."""
     import kinbayes as kb
 
-    given = {name: _number(name, text) for name, text in _pairs(values)}
+    given = {name: number(name, text) for name, text in pairs(values)}
     read = kb.read_antimony if model.suffix.lower() in _ANTIMONY else kb.read_sbml
-    found = kb.simulate(read(model), _times(times), given, rtol=rtol, atol=atol).to_dataframe()
-    _print_table(found.iloc[:: max(1, len(found) // 10)], f"{model.name}: every {max(1, len(found) // 10)}th time")
-    _wrote(_write(out, lambda path: found.to_csv(path)))
+    found = kb.simulate(read(model), times_of(times), given, rtol=rtol, atol=atol).to_dataframe()
+    print_table(found.iloc[:: max(1, len(found) // 10)], f"{model.name}: every {max(1, len(found) // 10)}th time")
+    wrote(write_whole(out, lambda path: found.to_csv(path)))
 
 
 @app.command()
@@ -174,6 +184,16 @@ def sample(
         str, typer.Option(help="prior, nominal, multistart, or a file written by optimize or sample.")
     ] = "prior",
     settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    keep_warmup: Annotated[bool, typer.Option(help="Keep what warmup draws.")] = False,
+    max_seconds: MaxSeconds = None,
+    max_simulations: Annotated[
+        int | None, typer.Option(help="Stop after so many simulations.", show_default=False)
+    ] = None,
+    target_ess: Annotated[
+        float | None,
+        typer.Option(help="Stop when all effective sample sizes are as large.", show_default=False),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("run.nc"),
     seed: Seed = 0,
     rtol: Relative = 1e-6,
@@ -183,7 +203,7 @@ def sample(
     import kinbayes as kb
     from kinbayes.results.store import save
 
-    _check_folder(out)
+    check_folder(out)
     found = kb.read_petab(problem, rtol=rtol, atol=atol)
     idata = kb.sample(
         found,
@@ -193,12 +213,16 @@ def sample(
         chains=chains,
         thin=thin,
         seed=seed,
-        initial=kb.load(initial) if Path(initial).is_file() else initial,
-        settings=_settings(settings),
+        initial=kb.load(initial) if _is_result(Path(initial)) else initial,
+        settings=settings_of(settings),
+        checkpoint=checkpoint,
+        keep_warmup=keep_warmup,
+        max_seconds=max_seconds,
+        max_simulations=max_simulations,
+        target_ess=target_ess,
     )
-    _print_table(_posterior(idata), "posterior median and 95 % credible interval")
-    _print_verdict(idata)
-    _wrote(save(idata, out))
+    _tell_posterior(idata)
+    wrote(save(idata, out))
 
 
 @app.command()
@@ -208,6 +232,8 @@ def optimize(
     starts: Annotated[int, typer.Option(help="Number of starts.")] = 20,
     max_evaluations: Annotated[int, typer.Option(help="Evaluations that may be spent.")] = 20_000,
     settings: Settings = None,
+    checkpoint: Checkpoint = None,
+    max_seconds: MaxSeconds = None,
     out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("map.nc"),
     seed: Seed = 0,
     rtol: Relative = 1e-6,
@@ -217,7 +243,7 @@ def optimize(
     import kinbayes as kb
     from kinbayes.results.store import save
 
-    _check_folder(out)
+    check_folder(out)
     found = kb.read_petab(problem, rtol=rtol, atol=atol)
     idata = kb.optimize(
         found,
@@ -225,12 +251,41 @@ def optimize(
         starts=starts,
         max_evaluations=max_evaluations,
         seed=seed,
-        settings=_settings(settings),
+        settings=settings_of(settings),
+        checkpoint=checkpoint,
+        max_seconds=max_seconds,
     )
-    ends = idata.map_estimate
-    shown = [n for n in ends.data_vars if n not in found.parameter_names] + list(found.parameter_names)
-    _print_table(ends[shown].isel(start=slice(0, 5)).to_dataframe().T, "the best starts, best first")
-    _wrote(save(idata, out))
+    _tell_mode(idata)
+    wrote(save(idata, out))
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="A checkpoint of sample or optimize.", show_default=False)],
+    problem: ProblemPath,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Draws of every chain, or evaluations, if more than was asked for.", show_default=False),
+    ] = None,
+    max_seconds: MaxSeconds = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result to write as well (NetCDF); it stays in the checkpoint.", show_default=False),
+    ] = None,
+) -> None:
+    """Go on with a run that was interrupted, killed, or is to be longer."""
+    from kinbayes.formats.petab.reader import read_petab
+    from kinbayes.results.store import save
+    from kinbayes.run.resume import resume as resume_run
+
+    if out is not None:
+        check_folder(out)
+    idata = resume_run(run, partial(read_petab, problem), length=length, max_seconds=max_seconds)
+    if "posterior" in idata.groups():
+        _tell_posterior(idata)
+    else:
+        _tell_mode(idata)
+    wrote(run if out is None else save(idata, out))
 
 
 @app.command()
@@ -253,19 +308,35 @@ def predict(
     from kinbayes.results.store import save
     from kinbayes.results.summary import bands
 
-    _check_folder(out)
+    check_folder(out)
     found = kb.read_petab(problem, rtol=rtol, atol=atol)
     idata = kb.predict(
         kb.load(result),
         found,
-        times=None if times is None else _times(times),
+        times=None if times is None else times_of(times),
         experiment=experiment,
         draws=draws,
         seed=seed,
     )
     table = bands(idata.predictions)
-    _print_table(table.iloc[:: max(1, len(table) // 20)], "new measurements: median and 95 % band, noise included")
-    _wrote(save(idata, out))
+    print_table(table.iloc[:: max(1, len(table) // 20)], "new measurements: median and 95 % band, noise included")
+    wrote(save(idata, out))
+
+
+def _is_result(path: Path) -> bool:
+    return path.is_file() or (path / "zarr.json").is_file()
+
+
+def _tell_posterior(idata: object) -> None:
+    print_table(posterior_table(idata), "posterior median and 95 % credible interval")
+    print_verdict(idata)
+
+
+def _tell_mode(idata: object) -> None:
+    ends = idata.map_estimate
+    own = ("log_density", "log_likelihood", "log_prior", "converged")
+    shown = [*own, *(name for name in ends.data_vars if name not in own)]
+    print_table(ends[shown].isel(start=slice(0, 5)).to_dataframe().T, "the best starts, best first")
 
 
 def _check_model(path: Path) -> None:
@@ -274,7 +345,7 @@ def _check_model(path: Path) -> None:
     found = survey(path)
     if found.features:
         console.print(f"{path.name}: {found.format}", highlight=False, markup=False, soft_wrap=True)
-        _print_table(pd.DataFrame({"number": found.features}), "it uses")
+        print_table(pd.DataFrame({"number": found.features}), "it uses")
     for reason in found.refusals[:_MOST]:
         console.print(reason, highlight=False, markup=False, soft_wrap=True)
     if len(found.refusals) > _MOST:
@@ -283,135 +354,3 @@ def _check_model(path: Path) -> None:
         console.print("cannot be simulated", style="bold red")
         raise typer.Exit(1)
     console.print("can be simulated", style="green")
-
-
-def _parameters(problem: object) -> pd.DataFrame:
-    from kinbayes.run.record import prior_text
-
-    rows = {
-        p.name: (p.scale, *p.bounds, p.nominal, prior_text(p) if p.estimate else "fixed") for p in problem.parameters
-    }
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["scale", "lower", "upper", "nominal", "prior"])
-
-
-def _posterior(idata: object) -> pd.DataFrame:
-    """Return the table of a posterior as a terminal can show it: equal-tailed intervals depend on no scale."""
-    from kinbayes.results.summary import table
-
-    found = table(idata).drop(columns="interval_on").astype({"ess_bulk": "Int64", "ess_tail": "Int64"}, errors="ignore")
-    return found.rename(columns={"r_hat": "R-hat", "ess_bulk": "ESS bulk", "ess_tail": "ESS tail"})
-
-
-def _pairs(texts: list[str] | None) -> list[tuple[str, str]]:
-    for text in texts or []:
-        if "=" not in text:
-            raise ValueError(f"--set {text}: write it as name=value")
-    return [tuple(text.split("=", 1)) for text in texts or []]
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"--set {name}={text}: {text!r} is no number") from None
-
-
-def _settings(texts: list[str] | None) -> dict[str, object]:
-    """Return settings by name; those of tempering's inner sampler, as inner.name=value, in a mapping of their own."""
-    found: dict[str, object] = {}
-    for name, text in _pairs(texts):
-        prefix, _, own = name.partition(".")
-        where = found.setdefault(f"{prefix}_settings", {}) if own else found
-        where[own or name] = _value(text)
-    return found
-
-
-def _value(text: str) -> object:
-    words = {"true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return int(text) if text.lstrip("-").isdigit() else float(text)
-    except ValueError:
-        return text
-
-
-def _times(text: str) -> list[float]:
-    import numpy as np
-
-    try:
-        if ":" in text:
-            start, stop, count = text.split(":")
-            return np.linspace(float(start), float(stop), int(count)).tolist()
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--times {text}: write start:stop:count, as 0:100:101, or a list, as 0,1,2.5") from None
-
-
-def _check_folder(path: Path) -> None:
-    """Refuse, before a long run, a path that cannot be written after it."""
-    folder = path.resolve().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"cannot write {path}: {folder} is no folder that may be written; choose another --out")
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file whole or not at all."""
-    _check_folder(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def _print_table(table: pd.DataFrame, title: str) -> None:
-    said = [c for c in table.columns if not table[c].astype(str).eq("").all()]
-    table = table[said]
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
-    shown.add_column(str(table.index.name or ""), style="bold", no_wrap=True)
-    for column in table.columns:
-        is_text = not pd.api.types.is_numeric_dtype(table[column])
-        shown.add_column(str(column), justify="left" if is_text else "right", overflow="fold")
-    for name, row in table.iterrows():
-        shown.add_row(_text(name), *map(_text, row))
-    console.print(shown)
-
-
-def _text(value: object) -> str:
-    from rich.markup import escape
-
-    if isinstance(value, float):
-        return f"{value:.4g}" if value == value else "–"
-    return escape("–" if value is None else str(value))
-
-
-def _print_verdict(idata: object) -> None:
-    from kinbayes.results.attributes import attributes
-
-    found = attributes(idata)
-    if found["converged"]:
-        console.print("converged: R-hat, effective sample sizes and all other rules hold", style="green")
-    else:
-        console.print("NOT CONVERGED: do not trust these numbers yet", style="bold red")
-        _print_lines(found["not_converged_because"])
-    if found["cautions"]:
-        console.print("to be known:", style="yellow")
-        _print_lines(found["cautions"])
-    if "log_evidence" in found:
-        console.print(f"log evidence {found['log_evidence']:.2f} ± {found['log_evidence_error']:.2f}", highlight=False)
-
-
-def _print_lines(lines: list[str]) -> None:
-    for line in lines:
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _wrote(path: Path) -> None:
-    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    app()

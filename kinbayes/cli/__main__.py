@@ -1,0 +1,5 @@
+"""`python -m kinbayes.cli`."""
+
+from kinbayes.cli.commands import app
+
+app()
