@@ -110,6 +110,43 @@ def test_tempering_takes_settings_of_both_samplers_and_tells_the_evidence(run, t
     assert "unknown settings ['leaps'] of 'adaptive_metropolis'" in output
 
 
+def test_a_run_is_stopped_and_gone_on_with(run, tmp_path):
+    lengths = ("--warmup", 60, "--chains", 2, "--thin", 1, "--seed", 1)
+    asked = ("sample", EXAMPLE, "--sampler", "random_walk", *lengths)
+    code, output = run(*asked, "--draws", 150, "--out", "whole.nc", "--keep-warmup")
+    assert code == 0
+    kept = (*asked, "--checkpoint", "run.zarr", "--out", "part.nc", "--keep-warmup")
+    code, output = run(*kept, "--draws", 150, "--max-simulations", 300)
+    assert code == 0
+    assert f"go on with it: kinbayes resume run.zarr {EXAMPLE}" in output
+    code, output = run(*kept, "--draws", 100)
+    assert code == 1
+    assert "run.zarr exists: go on with it by resume=True" in output
+    code, output = run("resume", "run.zarr", EXAMPLE, "--out", "resumed.nc")
+    assert code == 0
+    assert "posterior median and 95 % credible interval" in output
+    whole, resumed = kb.load("whole.nc"), kb.load("resumed.nc")
+    assert whole.posterior.equals(resumed.posterior)
+    assert whole.warmup_posterior.equals(resumed.warmup_posterior)
+    assert whole.log_likelihood.equals(resumed.log_likelihood)
+    code, output = run("resume", "run.zarr", EXAMPLE)  # which is as long as it was asked to be
+    assert (code, written(output)) == (0, "run.zarr")
+    code, output = run("resume", "run.zarr", kb.example("lynx_hare"))
+    assert code == 1
+    assert "run.zarr was begun with another problem: 'conversion_reaction'" in output
+    code, output = run("resume", "nowhere.zarr", EXAMPLE)
+    assert (code, output) == (1, "error: there is no checkpoint nowhere.zarr")
+
+
+def test_a_search_is_gone_on_with(run, tmp_path):
+    code, output = run("optimize", EXAMPLE, "--starts", 3, "--max-evaluations", 9, "--checkpoint", "run.zarr")
+    assert code == 0
+    code, output = run("resume", "run.zarr", EXAMPLE, "--length", 1000)
+    assert code == 0
+    assert "the best starts, best first" in output
+    assert attributes(kb.load("run.zarr"))["stopped"] == "finished"
+
+
 def test_a_model_is_simulated(run, tmp_path):
     code, output = run("simulate", EXAMPLE.parent / "model.xml", "--times", "0:10:11", "--set", "k2=0")
     assert code == 0

@@ -39,7 +39,27 @@ data = pd.DataFrame(rows, columns=["observableId", "simulationConditionId", "tim
 
 
 def test_the_block_of_experiments_makes_a_problem():
-    code = f"{PRELUDE}\n{BLOCKS[2]}\nassert problem.evaluate([[0.3]]).status == [0]\nassert problem.num_lanes == 2"
+    (block,) = (block for block in BLOCKS if "kb.Period" in block)
+    code = f"{PRELUDE}\n{block}\nassert problem.evaluate([[0.3]]).status == [0]\nassert problem.num_lanes == 2"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+HIERARCHY = """
+import numpy as np, pandas as pd, pymc as pm, kinbayes as kb
+example = kb.read_petab(kb.example("conversion_reaction"))
+parameters = [kb.Parameter("A_0", kb.Normal(8, 4)), kb.Parameter("k1", kb.LogNormal(-1, 1), scale="log10")]
+rows = [("A_measured", 1.0, 6.0), ("A_measured", 4.0, 3.0)]
+data = pd.DataFrame(rows, columns=["observableId", "time", "measurement"])
+problem = kb.Problem(example.model, parameters, example.observables[:1], data)
+problems = {"one": problem, "two": problem.with_data(data.assign(measurement=[5.0, 4.0]))}
+"""
+
+
+def test_the_block_of_a_larger_model_samples_it():
+    (block,) = (block for block in BLOCKS if "pm.Model()" in block)
+    short = block.replace("pm.sample(", "pm.sample(draws=4, tune=4, chains=1, progressbar=False, ")
+    assert short != block
+    code = f"{HIERARCHY}\n{short}\nassert set(idata.posterior) >= {{'mu', 'sigma', 'rate_one', 'rate_two'}}"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

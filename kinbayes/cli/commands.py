@@ -222,6 +222,8 @@ def sample(
         target_ess=target_ess,
     )
     _tell_posterior(idata)
+    if checkpoint is not None and idata.attrs["stopped"] != "completed":
+        console.print(f"go on with it: kinbayes resume {checkpoint} {problem}", highlight=False, soft_wrap=True)
     wrote(save(idata, out))
 
 

@@ -109,6 +109,8 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path, *, is_writable: bool) -> None:
+        if not path.is_dir():
+            raise CheckpointError(f"there is no checkpoint {path}")
         self.path = path
         self._lock = _locked(path) if is_writable else None
         try:
@@ -368,8 +370,6 @@ def check_room(path: Path, size: int) -> None:
 
 def _locked(path: Path) -> int | None:
     """Keep other processes from writing a folder; the system lets go of it however this process ends."""
-    if not path.is_dir():
-        raise CheckpointError(f"there is no checkpoint {path}")
     if fcntl is None:
         return None
     lock = os.open(path, os.O_RDONLY)
