@@ -86,6 +86,9 @@ class Expr:
     def __neg__(self) -> "Expr":
         return apply("neg", self)
 
+    def __reduce__(self) -> tuple:
+        raise TypeError("an expression is numbered anew in every process; pickle the model, which sees to that")
+
     def __repr__(self) -> str:
         text = _text(self)
         return text if len(text) <= 200 else text[:197] + "..."
@@ -326,6 +329,14 @@ def _simplified(op: str, nodes: tuple[Expr, ...]) -> Expr:
 def postorder(roots: Iterable[Expr]) -> list[Expr]:
     """Return every node below `roots` once, arguments before the operations on them."""
     return _postorder(roots, None)
+
+
+def restored(instructions: Iterable[tuple[str, Sequence[int], float | str | None]]) -> list[Expr]:
+    """Return the nodes of a program's instructions, by register: as they were, nothing is simplified again."""
+    nodes: list[Expr] = []
+    for op, arguments, value in instructions:
+        nodes.append(_node(op, tuple(nodes[a] for a in arguments), value))
+    return nodes
 
 
 def _postorder(roots: Iterable[Expr], mask: int | None) -> list[Expr]:

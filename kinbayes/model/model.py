@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kinbayes.model.expressions import ZERO, Expr, substitute, symbol, where
+from kinbayes.model.codegen import Program, program
+from kinbayes.model.expressions import ZERO, Expr, restored, substitute, symbol, where
 
 
 class ModelError(ValueError):
@@ -142,6 +143,14 @@ class Model:
             if wrong:
                 raise ModelError(f"event {event.name!r} assigns {wrong}: only states, and each once, can be assigned")
 
+    def __reduce__(self) -> tuple:
+        # As one program: expressions may be nested deeper than pickles, and are numbered anew in every process.
+        parts = (self.derivatives, self.initial, self.expressions)
+        formulas = [e for part in parts for e in part.values()]
+        formulas += [e for event in self.events for e in event.formulas]
+        events = [(e.name, [t for t, _ in e.assignments], e.priority is not None, e[5:]) for e in self.events]
+        return _unpickled, (self.name, [list(part) for part in parts], dict(self.units), events, program(formulas))
+
     @property
     def states(self) -> tuple[str, ...]:
         """The names of the states, in the order of the state vector."""
@@ -211,6 +220,21 @@ class Model:
             f"Model({self.name!r}: {len(self.states)} states, {len(self.parameters)} parameters, "
             f"{len(self.expressions)} expressions)"
         )
+
+
+def _unpickled(
+    name: str, names: list[list[str]], units: Mapping[str, str], events: list[tuple], code: Program
+) -> Model:
+    """Return the model that `Model.__reduce__` took apart."""
+    nodes = restored(code.instructions)
+    formulas = iter([nodes[k] for k in code.outputs])
+    derivatives, initial, expressions = ({n: next(formulas) for n in part} for part in names)
+    own = []
+    for event, targets, has_priority, flags in events:
+        trigger, delay = next(formulas), next(formulas)
+        assignments = tuple([(target, next(formulas)) for target in targets])
+        own.append(Event(event, trigger, assignments, delay, next(formulas) if has_priority else None, *flags))
+    return Model(name, derivatives, initial, expressions, units, tuple(own))
 
 
 def resolve(definitions: Mapping[str, Expr]) -> dict[str, Expr]:

@@ -140,6 +140,16 @@ class Problem:
             copy.__dict__.pop(name, None)
         return copy
 
+    def __getstate__(self) -> dict[str, object]:
+        # What is compiled, and numbers with addresses, mean nothing in another process.
+        compiled = ("_functions", "_data", "_smooth_data", "_prior_data")
+        return {name: value for name, value in self.__dict__.items() if name not in compiled}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        self.__dict__.update(state)
+        self._prior_data = prior_data(self.estimated)
+        self._set_measurements(self.measurements)
+
     def with_data(self, data: pd.DataFrame) -> "Problem":
         """Return this problem with other measurements; where the table has the same structure nothing recompiles."""
         copy = self._copy()
