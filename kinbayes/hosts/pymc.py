@@ -22,7 +22,10 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
-from pytensor.graph.basic import Constant
+from pymc.distributions.distribution import SymbolicRandomVariable
+from pymc.logprob.abstract import _logprob
+from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.tensor.random.type import random_generator_type
 from pytensor.tensor.variable import TensorVariable
 
 from kinbayes.hosts import pymc_priors, pytensor_op
@@ -118,22 +121,45 @@ def likelihood(
     if np.isnan(measured).any():
         raise ValueError("the problem has measurements that are NaN, so it predicts and has no likelihood")
 
-    def dist(*theta_and_size: TensorVariable) -> TensorVariable:
-        rng = pytensor.shared(np.random.default_rng())
-        return pytensor_op.draw_measurements(problem, rng, _scaled(theta_and_size[:-1], problem.scale))[1]
+    variable = Kinetics.of(problem, theta)
+    return pm.modelcontext(None).register_rv(variable, name, observed=measured)
 
-    def logp(value: TensorVariable, *theta: TensorVariable) -> TensorVariable:
-        if not isinstance(value, Constant) or not np.array_equal(value.data, measured):
-            raise NotImplementedError(
-                f"the log density of {name!r} is known at the problem's own measurements only; for others make "
-                "another problem, by problem.with_data"
-            )
-        return pytensor_op.pointwise_log_likelihood(problem, _scaled(theta, problem.scale))
 
-    signature = f"{','.join(['()'] * len(theta))}->(n)"
-    return pm.CustomDist(
-        name, *theta, dist=dist, logp=logp, signature=signature, class_name="Kinetics", observed=measured
-    )
+class Kinetics(SymbolicRandomVariable):
+    """What measurements of a problem are drawn from, given its parameters on their natural scale.
+
+    The class is one of this module, not made for each variable: so a model that is unpickled in another process has its
+    log density there.
+    """
+
+    _print_name = ("Kinetics", r"\operatorname{Kinetics}")
+
+    @classmethod
+    def of(cls, problem: Problem, theta: Sequence[TensorVariable]) -> TensorVariable:
+        """Return measurements of a problem as a random variable (measurements,)."""
+        inputs, rng = [value.type() for value in theta], random_generator_type()
+        outputs = pytensor_op.draw_measurements(problem, rng, _scaled(inputs, problem.scale))
+        signature = f"[rng],{','.join(['()'] * len(theta))}->[rng],(n)"
+        op = cls([rng, *inputs], outputs, extended_signature=signature)
+        op.problem = problem
+        return op(pytensor.shared(np.random.default_rng()), *theta)
+
+    def update(self, node: Apply) -> dict[Variable, Variable]:
+        return {node.inputs[0]: node.outputs[0]}
+
+
+@_logprob.register(Kinetics)
+def _log_density(
+    op: Kinetics, values: Sequence[TensorVariable], rng: Variable, *theta: TensorVariable, **settings: object
+) -> TensorVariable:
+    (value,) = values
+    measured = [m.value for m in op.problem.measurements]
+    if not isinstance(value, Constant) or not np.array_equal(value.data, measured):
+        raise NotImplementedError(
+            "the log density of measurements is known at those of the problem only; for others make another problem, "
+            "by problem.with_data"
+        )
+    return pytensor_op.pointwise_log_likelihood(op.problem, _scaled(theta, op.problem.scale))
 
 
 def _scaled(theta: Sequence[TensorVariable], scales: Sequence[str]) -> TensorVariable:

@@ -66,8 +66,9 @@ if __name__ == "__main__":
     found = []
     for cores, context in ((1, None), (2, sys.argv[2])):
         with model:
+            step = getattr(kb.hosts.pymc, sys.argv[3])() if len(sys.argv) > 3 else None
             idata = pm.sample(
-                draws=40, tune=60, chains=2, cores=cores, mp_ctx=context, random_seed=1, progressbar=False,
+                step=step, draws=40, tune=60, chains=2, cores=cores, mp_ctx=context, random_seed=1, progressbar=False,
                 compute_convergence_checks=False,
             )
         found.append(idata.posterior)
@@ -79,19 +80,21 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize(
-    ("model", "context"),
+    "asked",
     [
         ("several", "fork"),
         ("several", "spawn"),
-        pytest.param("enzyme_progress", "fork", marks=pytest.mark.slow),
-        pytest.param("lynx_hare", "forkserver", marks=pytest.mark.slow),
+        ("several", "spawn", "AdaptiveMetropolis"),
+        pytest.param(("enzyme_progress", "fork"), marks=pytest.mark.slow),
+        pytest.param(("lynx_hare", "forkserver"), marks=pytest.mark.slow),
     ],
+    ids="-".join,
 )
-def test_chains_in_processes_are_those_of_one_process(tmp_path, model, context):
+def test_chains_in_processes_are_those_of_one_process(tmp_path, asked):
     script = tmp_path / "chains.py"
     script.write_text(CHAINS)
     run = subprocess.run(
-        [sys.executable, str(script), model, context], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
+        [sys.executable, str(script), *asked], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith("equal\n")
