@@ -33,7 +33,8 @@ from kinbayes.problem.native_posterior import native_posterior
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.background import run_chains
 from kinbayes.run.choice import target
-from kinbayes.run.driver import SamplerRun, run_sampler
+from kinbayes.run.driver import run_sampler
+from kinbayes.run.runs import SamplerRun
 from kinbayes.run.starts import drawn_starts
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Target

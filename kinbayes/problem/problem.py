@@ -21,7 +21,7 @@ from kinbayes.problem.digest import digest
 from kinbayes.problem.failures import Failure, failures
 from kinbayes.problem.inputs import Input, check_inputs, driven
 from kinbayes.problem.layout import lanes_of, layout
-from kinbayes.problem.likelihood import Declaration, RowDerivatives, Rows, refuse_steady_states
+from kinbayes.problem.likelihood import Declaration, Likelihood, RowDerivatives, Rows, refuse_steady_states
 from kinbayes.problem.log_prior import forms, prior_data
 from kinbayes.problem.observables import Experiment, Measurement, Observable, fillings, measurements
 from kinbayes.problem.parameters import Box, Parameter
@@ -212,6 +212,11 @@ class Problem:
         One for every experiment with measurements, and for every pre-equilibration before it.
         """
         return int(self._data.layout.times.shape[0])
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What the likelihood computes, as expressions."""
+        return self._functions.likelihood
 
     @property
     def is_equilibrated(self) -> bool:

@@ -375,9 +375,12 @@ def _locked(path: Path) -> int | None:
     lock = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(lock)
         raise CheckpointError(f"another process is writing the checkpoint {path}; wait for its end") from error
+    except OSError:  # a file system that knows no locks
+        os.close(lock)
+        return None
     return lock
 
 

@@ -8,8 +8,9 @@ from jax.tree_util import Partial
 
 from kinbayes.problem.parameters import Box, constrain, unconstrain
 from kinbayes.problem.problem import Problem
-from kinbayes.run.driver import SamplerRun, run_sampler
+from kinbayes.run.driver import run_sampler
 from kinbayes.run.pieces import Settings
+from kinbayes.run.runs import SamplerRun
 from kinbayes.run.settings import checked_settings
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Target

@@ -16,8 +16,8 @@ from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record, saving
 from kinbayes.run.budget import Clock, in_turn
-from kinbayes.run.driver import OptimizerRun
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.runs import OptimizerRun
 from kinbayes.run.search import search
 from kinbayes.run.settings import checked_settings
 from kinbayes.run.starts import drawn_starts

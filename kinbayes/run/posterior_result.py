@@ -13,7 +13,7 @@ from kinbayes.results import store
 from kinbayes.results.folder import append, opened
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.driver import SamplerRun
+from kinbayes.run.runs import SamplerRun
 from kinbayes.run.trace import Draws
 
 AT_ONCE = 10_000  # draws of all chains

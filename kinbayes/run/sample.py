@@ -20,10 +20,10 @@ from kinbayes.results.verdict import cautions, converged
 from kinbayes.run import record, saving
 from kinbayes.run.budget import SamplerBudget, in_turn
 from kinbayes.run.choice import Choice, automatic, chosen
-from kinbayes.run.driver import SamplerRun
 from kinbayes.run.posterior_check import failed_near_bulk, solver_check
 from kinbayes.run.posterior_result import draws_alone, posterior_result
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.runs import SamplerRun
 from kinbayes.run.saving import Saving
 from kinbayes.run.starts import chain_starts
 
@@ -136,7 +136,7 @@ def sample(
         "settings": {} if choice is None else choice.settings,
         "warmup": warmup,
         "chains": chains,
-        "thin": thin,
+        "thin": thin if choice is None else choice.thin,
         "seed": seed,
         "keep_warmup": keep_warmup,
     }

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from kinbayes.problem.problem import Problem
 from kinbayes.results.attributes import environment
 from kinbayes.results.checkpoint import Checkpoint, CheckpointError, Stored, check_absent, check_room, create
-from kinbayes.run.driver import Diagnostics, OptimizerProgress, OptimizerRun, SamplerProgress, SamplerRun
+from kinbayes.run.runs import Diagnostics, OptimizerProgress, OptimizerRun, SamplerProgress, SamplerRun
 from kinbayes.run.state import Leaves, leaves
 from kinbayes.run.trace import Draws
 

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float
 
 from kinbayes.optimizers.base import Bounds, Evaluation, OptimizerFactory
 from kinbayes.problem.problem import Problem
-from kinbayes.run.driver import OptimizerProgress, OptimizerRun, run_optimizer
+from kinbayes.run.driver import run_optimizer
 from kinbayes.run.pieces import Settings
+from kinbayes.run.runs import OptimizerProgress, OptimizerRun
 from kinbayes.run.trace import Trace
 
 

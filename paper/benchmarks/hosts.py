@@ -1,10 +1,7 @@
-"""Measure what hosts add to the native engine's calls, and whether their samplers find the same posterior.
+"""Measure what hosts add to the native engine's calls: the log density, and the log density with its gradient.
 
-calls       The log density, and the log density with its gradient, at the nominal point: the engine called from Python,
-            as part of the sampler's own density, and through the functions that PyTensor, PyMC and nutpie compile.
-            Ratios are to the first of them, of the same run.
-agreement   Posteriors of PyMC's sampler and of ours on lynx_hare: means and standard deviations of all parameters on
-            their scale, and their distance in combined standard errors.
+They are called at the nominal point: the engine from Python, as part of the sampler's own density, and through the
+functions that PyTensor, PyMC and nutpie compile. Ratios are to the first of them, of the same run.
 
 python paper/benchmarks/hosts.py
 """
@@ -13,7 +10,6 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-import arviz as az
 import numpy as np
 import nutpie
 import pymc as pm
@@ -30,9 +26,6 @@ from kinbayes.problem.parameters import scaled
 
 BOEHM = "Boehm_JProteomeRes2014"
 Call = Callable[[], object]
-
-
-# ---- calls
 
 
 def native_calls(problem: kb.Problem) -> dict[tuple[str, str], Call]:
@@ -124,50 +117,12 @@ def calls(problem: kb.Problem, *, rounds: int) -> list[dict[str, object]]:
     return rows
 
 
-# ---- agreement
-
-
-def moments(idata: az.InferenceData, problem: kb.Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Return means and standard deviations (2, dim) on the parameters' scale, and their standard errors."""
-    theta = np.stack([idata.posterior[name].values for name in problem.parameter_names], axis=-1)
-    x = np.moveaxis(scaled(theta, problem.scale), -1, 0)
-    mean, sd = x.mean(axis=(1, 2)), x.std(axis=(1, 2))
-    squares = (x - mean[:, None, None]) ** 2
-    of_mean, of_square = (v.std(axis=(1, 2)) / np.sqrt([az.ess(line) for line in v]) for v in (x, squares))
-    return np.array([mean, sd]), np.array([of_mean, of_square / (2 * sd)])
-
-
-def agreement(problem: kb.Problem, *, draws: int) -> list[dict[str, object]]:
-    """Return what PyMC's sampler and ours find of every parameter."""
-    settings = {"chains": 4, "draws": draws}
-    with kb.to_pymc(problem):
-        theirs = pm.sample(tune=1000, cores=1, random_seed=1, progressbar=False, **settings)
-    ours = kb.sample(problem, warmup=1000, seed=1, progress=False, **settings)
-    (a, a_errors), (b, b_errors) = moments(theirs, problem), moments(ours, problem)
-    distances = (a - b) / np.hypot(a_errors, b_errors)
-    rows = []
-    for k, name in enumerate(problem.parameter_names):
-        row = {"problem": problem.name, "parameter": name, "scale": problem.scale[k]}
-        for j, kind in enumerate(("mean", "sd")):
-            row |= {f"{kind}_pymc": a[j, k], f"{kind}_kinbayes": b[j, k], f"{kind}_distance": distances[j, k]}
-        rows.append(row)
-        tell(row)
-    print(f"largest distance: {np.abs(distances).max():.2f} combined standard errors")
-    return rows
-
-
 def main() -> None:
-    """Run what the command line asks for."""
-    parser = arguments(__doc__)
-    parser.add_argument("--only", choices=["calls", "agreement"], help="one of the two tables")
-    chosen = parser.parse_args()
-    lynx_hare, out = kb.read_petab(kb.example("lynx_hare")), Path(chosen.out)
-    if chosen.only != "agreement":
-        problems = [lynx_hare, read(chosen.data, BOEHM)]
-        rows = [row for problem in problems for row in calls(problem, rounds=3 if chosen.quick else 40)]
-        write(rows, out / "hosts.csv")
-    if chosen.only != "calls":
-        write(agreement(lynx_hare, draws=250 if chosen.quick else 2000), out / "hosts_agreement.csv")
+    """Write hosts.csv."""
+    chosen = arguments(__doc__).parse_args()
+    problems = [kb.read_petab(kb.example("lynx_hare")), read(chosen.data, BOEHM)]
+    rows = [row for problem in problems for row in calls(problem, rounds=3 if chosen.quick else 40)]
+    write(rows, Path(chosen.out) / "hosts.csv")
 
 
 if __name__ == "__main__":

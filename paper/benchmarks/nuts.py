@@ -25,7 +25,8 @@ from kinbayes.problem.parameters import unconstrain
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.background import run_chains
 from kinbayes.run.choice import target
-from kinbayes.run.driver import SamplerRun, run_sampler
+from kinbayes.run.driver import run_sampler
+from kinbayes.run.runs import SamplerRun
 from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 

@@ -33,7 +33,8 @@ from kinbayes.results.convergence import diagnose
 from kinbayes.results.tempering import round_trips, swap_rates
 from kinbayes.run.background import run_chains
 from kinbayes.run.choice import target
-from kinbayes.run.driver import SamplerProgress, SamplerRun, run_sampler
+from kinbayes.run.driver import run_sampler
+from kinbayes.run.runs import SamplerProgress, SamplerRun
 from kinbayes.run.starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 
