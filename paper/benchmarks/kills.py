@@ -34,7 +34,7 @@ from kinbayes.results.checkpoint import CheckpointError
 from kinbayes.results.store import StoreError
 from kinbayes.run import posterior_result, saving
 
-RUNS = 6  # of each algorithm
+RUNS = 7  # of each algorithm: some kills come when all is done
 KINDS = ("first", "time", "write", "time", "result")  # of the kills of each run
 LENGTHS = {
     "random_walk": {"draws": 3000, "warmup": 300},
