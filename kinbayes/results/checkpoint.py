@@ -56,11 +56,11 @@ class Stored:
     """
 
     def __init__(self, checkpoint: "Checkpoint", name: str, start: int, stop: int) -> None:
-        self._checkpoint, self._array, self._start, self._stop = checkpoint, checkpoint.arrays[name], start, stop
+        self._checkpoint, self._name, self._start, self._stop = checkpoint, name, start, stop
 
     @property
     def shape(self) -> tuple[int, ...]:
-        length, others = self._stop - self._start, self._array.shape[1:]
+        length, others = self._stop - self._start, self._checkpoint.arrays[self._name].shape[1:]
         return (others[0], length, *others[1:]) if others else (length,)
 
     def __getitem__(self, key: object) -> Shaped[np.ndarray, "..."]:
@@ -76,8 +76,7 @@ class Stored:
         return found if dtype is None else found.astype(dtype)
 
     def _read(self, rows: slice) -> np.ndarray:
-        self._checkpoint.flush()
-        found = self._array[rows]
+        found = self._checkpoint.read(self._name, rows)
         return np.moveaxis(found, 0, 1) if found.ndim > 1 else found
 
 
@@ -125,6 +124,7 @@ class Checkpoint:
             raise CheckpointError(f"{path} has layout {self.plan['layout']}, this kinbayes knows {LAYOUT}; update it")
         self.arrays: dict[str, zarr.Array] = {name: self._root[f"iterations/{name}"] for name in self.plan["arrays"]}
         self.num_rows = self._flushed = int(self.record["rows"])
+        self._tail: dict[str, np.ndarray] = {}  # the rows of the file that is not full
         if is_writable:
             for leftover in path.rglob("*.partial"):  # of a file that Zarr had not finished
                 leftover.unlink()
@@ -178,6 +178,17 @@ class Checkpoint:
             self.num_rows, done = self.num_rows + count, done + count
             if self.num_rows % self._size == 0:
                 self.flush()
+
+    def read(self, name: str, rows: slice) -> Shaped[np.ndarray, "rows ..."]:
+        """Return rows of an array, those that are not on the disk yet among them."""
+        array, start, stop, step = self.arrays[name], rows.start, rows.stop, rows.step or 1
+        first = self._first(self.num_rows) if self._tail else stop  # of the tail, which is in memory
+        if stop <= first:
+            return array[start:stop:step]
+        if start >= first:
+            return self._tail[name][start - first : stop - first : step].copy()
+        beyond = start + -(-(first - start) // step) * step
+        return np.concatenate([array[start:first:step], self._tail[name][beyond - first : stop - first : step]])
 
     def flush(self) -> None:
         """Write what is only in memory."""

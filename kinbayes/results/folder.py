@@ -17,7 +17,9 @@ def append(folder: Path, group: str, dataset: xr.Dataset) -> None:
     texts = {name: v.astype(object) for name, v in dataset.data_vars.items() if v.dtype.kind == "U"}
     dataset = dataset.assign(texts).assign_attrs({_ORDER: list(dataset.data_vars)})
     if not (folder / group).exists():
-        dataset.to_zarr(folder, group=group, mode="a", **_ZARR)
+        # Draws hardly become smaller, and take a while over it.
+        encoding = {name: {"compressors": None} for name in dataset.variables if name not in texts}
+        dataset.to_zarr(folder, group=group, mode="a", encoding=encoding, **_ZARR)
     elif "draw" in dataset.dims:
         dataset.to_zarr(folder, group=group, append_dim="draw", **_ZARR)
 

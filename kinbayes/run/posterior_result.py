@@ -16,7 +16,7 @@ from kinbayes.run import record
 from kinbayes.run.runs import SamplerRun
 from kinbayes.run.trace import Draws
 
-AT_ONCE = 10_000  # draws of all chains
+AT_ONCE = 2**20  # simulated measurements
 MOST_PRIOR = 10_000  # draws of the prior, which serve figures
 
 
@@ -48,7 +48,8 @@ def posterior_result(
         warmup = Draws(*(_in_memory(part) for part in run.warmup))
         once |= {"warmup": natural(warmup.position, problem.scale), "warmup_stats": _statistics(warmup)}
     found = []
-    for first, part in _parts(run.draws):
+    at_once = max(AT_ONCE // (max(len(problem.measurements), 1) * chains), 1)
+    for first, part in _parts(run.draws, at_once):
         values, replicated = _replicated(problem, part.position.reshape(-1, problem.dim), rng)
         idata = store.posterior_data(
             *tables,
@@ -82,10 +83,9 @@ def draws_alone(problem: Problem, run: SamplerRun) -> InferenceData:
     )
 
 
-def _parts(draws: Draws) -> Iterator[tuple[int, Draws]]:
-    """Give draws in parts that fit into memory, each with the number of its first."""
-    chains, num_draws, _ = draws.position.shape
-    length = max(AT_ONCE // chains, 1)
+def _parts(draws: Draws, length: int) -> Iterator[tuple[int, Draws]]:
+    """Give draws in parts of some length, each with the number of its first."""
+    num_draws = draws.position.shape[1]
     for first in range(0, num_draws, length):
         taken = slice(first, min(first + length, num_draws))
         *fields, info = draws

@@ -12,7 +12,7 @@ from kinbayes.samplers.base import SamplerState
 
 # Judging takes time and memory in proportion to the draws: after every chunk of a long run it would take over.
 JUDGING_GROWTH = 1.1
-MOST_JUDGED = 50_000  # of a chain; of more every second one is judged, every third, …
+MOST_JUDGED = 20_000  # of a chain; of more every second one is judged, every third, …
 
 
 class Diagnostics(NamedTuple):
@@ -36,7 +36,8 @@ class SamplerRun(NamedTuple):
     state
         The sampler's state after the last step, or `Leaves` of it; None for a run that cannot be continued.
     diagnostics
-        Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws.
+        Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws, or of every second,
+        third, … where there are more than are looked at.
     iterations
         Number of iterations done, warmup included.
     num_steps

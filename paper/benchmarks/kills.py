@@ -62,7 +62,7 @@ def run(algorithm: str, path: Path) -> InferenceData:
 def killed(algorithm: str, path: Path, kind: str, moment: float) -> None:
     """Run an algorithm and end this process: so many seconds after the first piece, or within a certain file."""
     saving.PAUSE, saving.SHARE = 0.0, np.inf  # a commit after every piece: as many moments as there can be
-    posterior_result.AT_ONCE = 500  # and as many files of the result
+    posterior_result.AT_ONCE = 8000  # and as many files of the result
     if kind == "time":
         _kill_by_clock(moment)
     elif kind != "never":

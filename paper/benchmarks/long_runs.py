@@ -2,7 +2,8 @@
 
 The conversion reaction is sampled with and without a checkpoint, in turn, in one process a run. Every fifth of a second
 a thread notes how much memory the process has and how far the run is. The cost is the time of the draws with a
-checkpoint, commits and judging included, over the time without, of each pair.
+checkpoint, commits and judging included, over the time without, of each pair; and the same of the whole call, with its
+result. With one step a draw, and with the sampler's default of ten.
 
 python paper/benchmarks/long_runs.py
 """
@@ -88,8 +89,9 @@ def main() -> None:
                 print(rows[-1], flush=True)
     found = pd.DataFrame(rows)
     found.to_csv(given.out / "long_runs.csv", index=False, float_format="%.4g")
-    times = found.pivot(index=["thin", "pair"], columns="checkpoint", values="seconds_draws")
-    print("cost of the checkpoint:", (times[True] / times[False] - 1).groupby("thin").median().to_dict())
+    for what in ("seconds_draws", "seconds"):
+        times = found.pivot(index=["thin", "pair"], columns="checkpoint", values=what)
+        print(f"cost of the checkpoint, {what}:", (times[True] / times[False] - 1).groupby("thin").median().to_dict())
 
 
 if __name__ == "__main__":

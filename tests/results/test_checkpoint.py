@@ -112,6 +112,17 @@ def test_any_write_that_fails_leaves_the_last_commit(path, fails, monkeypatch):
     assert_rows(found, found.num_rows)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_rows_are_read_before_they_are_written(path, step):
+    checkpoint, whole = made(path), np.moveaxis(ROWS["position"], 0, 1)
+    for start in range(50):
+        checkpoint.write(rows(start, start + 1))
+        for first in (0, min(5, start), start):
+            found = Stored(checkpoint, "position", first, start + 1)[:, ::step]
+            np.testing.assert_array_equal(found, whole[:, first : start + 1 : step])
+    assert Checkpoint(path, is_writable=False).num_rows == 0
+
+
 def test_forgotten_rows_are_written_anew(path):
     checkpoint = made(path)
     checkpoint.write(rows(0, 30))
