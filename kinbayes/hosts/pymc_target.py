@@ -117,7 +117,7 @@ def _as_function(
     density: Variable,
 ) -> Callable:
     """Return a scalar of a graph as a function of JAX."""
-    # As arguments, the data may change without compilation, and no address becomes part of compiled code.
+    # As arguments, the data may change without compilation.
     plain = [v.type(v.name) for v in data]
     outputs = clone_replace([density], dict(zip(data, plain, strict=True)))
     graph = FunctionGraph([*own, *others, *plain], outputs, clone=True)

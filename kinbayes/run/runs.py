@@ -36,8 +36,8 @@ class SamplerRun(NamedTuple):
     state
         The sampler's state after the last step, or `Leaves` of it; None for a run that cannot be continued.
     diagnostics
-        Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws, or of every second,
-        third, … where there are more than are looked at.
+        Convergence, one entry each time it was judged; once the run has stopped the last one is of all draws, or of
+        every second, third, … where there are more than are looked at.
     iterations
         Number of iterations done, warmup included.
     num_steps
