@@ -138,7 +138,7 @@ class _OfProblem(Op):
         self._register()
 
     def _register(self) -> None:
-        handles.register(_number(self.problem), self.problem.gradient_numbers)
+        handles.register(_number(self.problem), self.problem.gradient_numbers, self.problem)
 
     def infer_shape(self, fgraph: FunctionGraph, node: Apply, shapes: list[tuple]) -> list[tuple]:
         return [tuple(map(pt.constant, output.type.shape)) for output in node.outputs]

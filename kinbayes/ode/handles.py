@@ -3,7 +3,8 @@
 An address is good in one process only. So a program that may be pickled, or cached on disk, holds a handle, and every
 process has a table of where the numbers of its handles are. Compiled code finds the table by the name of a symbol.
 
-Numbers that have a handle are never freed: compiled code may ask for them as long as the process lives.
+Numbers that have a handle, and the code whose addresses they hold, are never freed: compiled code may ask for them as
+long as the process lives.
 """
 
 import functools
@@ -25,6 +26,7 @@ _WORDS = 8  # of an entry: handle, then address and length of code, ints and flo
 _FIRST = 64  # entries of the first table, a power of two; the first one has the size of the table
 
 _known: dict[int, Numbers] = {}
+_owners: list[object] = []
 _tables = [np.zeros((1 + _FIRST, _WORDS), dtype=np.int64)]  # old ones stay: another thread may be reading one
 _tables[0][0, 0] = _FIRST
 _newest = np.array([_tables[0].ctypes.data])
@@ -32,28 +34,25 @@ llvm.add_symbol(_SYMBOL, _newest.ctypes.data)
 _writing = threading.Lock()
 
 
-def register(handle: int, numbers: Numbers) -> None:
-    """Let a handle stand for numbers, in this process.
+def register(handle: int, numbers: Numbers, owner: object) -> None:
+    """Let a handle stand for numbers, in this process; where it does already, it stands for those it stood for.
 
     Parameters
     ----------
     handle
-        A whole number of 64 bits but 0, the same in every process: of a digest, not one counted up.
+        A whole number of 64 bits but 0, the same in every process: of a digest of all that the numbers come from, so
+        that numbers of one handle compute the same, wherever their machine code lies.
     numbers
         The numbers, with addresses of this process.
-
-    Raises
-    ------
-    ValueError
-        If the handle stands for other numbers already.
+    owner
+        What keeps the addresses good.
     """
-    own = Numbers(*(np.ascontiguousarray(part) for part in numbers))
     with _writing:
-        if handle not in _known:
-            _known[handle] = own
-            _grow() if 2 * len(_known) > len(_tables[-1]) else _enter(handle)
-    if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(own, _known[handle], strict=True)):
-        raise ValueError(f"the handle {handle} stands for other numbers already")
+        if handle in _known:
+            return
+        _known[handle] = Numbers(*(np.ascontiguousarray(part) for part in numbers))
+        _owners.append(owner)
+        _grow() if 2 * len(_known) > len(_tables[-1]) else _enter(handle)
 
 
 def registered(handle: int) -> Numbers:

@@ -32,7 +32,7 @@ from kinbayes.model.expressions import const, symbol
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model
 from kinbayes.ode import handles, native
-from kinbayes.problem import noise
+from kinbayes.problem import noise, structure
 from kinbayes.problem.observables import Experiment, Observable
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.problem import Problem
@@ -283,7 +283,7 @@ def test_nutpie_calls_the_kernel_once_for_value_and_gradient(compiled):
 
     code = NUMBERS.code.copy()
     code[0] = ctypes.cast(counted, pointer).value
-    handles.register(7, NUMBERS._replace(code=code))
+    handles.register(7, NUMBERS._replace(code=code), None)
     (name,) = compiled.shared_data
     counting = compiled.with_data(**{name: np.array([7])})
     density = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, *[pointer] * 4)(compiled.compiled_logp_func.address)
@@ -330,3 +330,11 @@ def test_the_compilers_cache_serves_other_processes(tmp_path):
         files.append({path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb[ci]")})
     assert files[0]
     assert files[0] == files[1]
+
+
+def test_a_problem_that_is_compiled_anew_has_the_handle_of_the_first():
+    structure.functions.cache_clear()  # as when others have taken its place
+    again = problem_of()
+    assert again.hash == PROBLEM.hash
+    assert not np.array_equal(again.gradient_numbers.code, NUMBERS.code)
+    assert_both_equal(function(again)(U[0]), VALUES[0], GRADIENTS[0])

@@ -1,6 +1,8 @@
 """A handle must lead compiled code to its own numbers, however many there are, and an unknown one to an error."""
 
+import gc
 import threading
+import weakref
 
 import numba
 import numpy as np
@@ -30,7 +32,7 @@ def test_numbers_are_found_by_what_python_and_numba_compile():
     drawn = {int(h): k for k, h in enumerate(rng.integers(-(2**63), 2**63 - 1, 300))}
     drawn |= {4096 * (k + 1): k for k in range(300)}
     for handle, k in drawn.items():
-        handles.register(handle, numbers_of(k))
+        handles.register(handle, numbers_of(k), None)
         assert total(handle) == expected(k)
     for handle, k in drawn.items():
         assert total(handle) == expected(k)
@@ -46,23 +48,30 @@ def test_an_unknown_handle_is_an_error():
             handles.registered(handle)
 
 
-def test_a_handle_stands_for_one_thing():
-    handles.register(11, numbers_of(1))
-    handles.register(11, numbers_of(1))
-    with pytest.raises(ValueError, match="stands for other numbers"):
-        handles.register(11, numbers_of(2))
+class Owner:
+    """What machine code belongs to."""
+
+
+def test_a_handle_stands_for_what_it_stood_for_first():
+    handles.register(11, numbers_of(1), None)
+    handles.register(11, numbers_of(2), None)
     assert total(11) == expected(1)
 
 
-def test_numbers_live_on_without_their_owner():
-    handles.register(13, Numbers(np.full(5, 3), np.zeros(0, dtype=np.int64), np.full(100_000, 2.0)))
+def test_numbers_and_their_owner_live_on():
+    owner = Owner()
+    alive = weakref.ref(owner)
+    handles.register(13, Numbers(np.full(5, 3), np.zeros(0, dtype=np.int64), np.full(100_000, 2.0)), owner)
+    del owner
+    gc.collect()
+    assert alive() is not None
     for _ in range(50):
         np.full(100_000, 7.0)
     assert total(13) == 15 + 200_000
 
 
 def test_threads_read_while_another_one_writes():
-    handles.register(17, numbers_of(17))
+    handles.register(17, numbers_of(17), None)
     found, is_done = [], threading.Event()
 
     def read():
@@ -72,7 +81,7 @@ def test_threads_read_while_another_one_writes():
     reader = threading.Thread(target=read)
     reader.start()
     for k in range(2000):
-        handles.register(-(10**6) * (k + 1), numbers_of(k))
+        handles.register(-(10**6) * (k + 1), numbers_of(k), None)
     is_done.set()
     reader.join(timeout=60)
     assert found

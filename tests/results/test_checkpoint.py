@@ -196,8 +196,12 @@ def test_ctrl_c_waits_for_the_end_of_a_commit(path, monkeypatch):
         sync(file)
 
     monkeypatch.setattr(module, "_sync", pressed)
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.flush()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.flush()
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     checkpoint.commit(SECOND, {"iterations": 10})
     assert_rows(Checkpoint(path, is_writable=False), 10)
