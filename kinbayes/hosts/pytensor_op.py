@@ -325,7 +325,8 @@ def _by_python(op: Op, node: Apply, **context: object) -> tuple[Callable, None]:
 @jax_funcify.register(LogLikelihood)
 def _log_likelihood_by_jax(op: LogLikelihood, **context: object) -> Callable:
     numbers = Numbers(*map(jnp.asarray, op.problem.gradient_numbers))
-    return lambda u, handle: bridges.log_likelihood(numbers, u)
+    # Over all threads, once it is a batch: of a ladder's rungs, say.
+    return lambda u, handle: bridges.log_likelihoods(numbers, u[None])[0]
 
 
 @jax_funcify.register(ValueAndGradient)
