@@ -12,8 +12,6 @@ files whole, so at any moment the attributes tell of rows and a state that are c
 
 import os
 import shutil
-import signal
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,12 +24,8 @@ import zarr
 from jaxtyping import Shaped
 from zarr.errors import GroupNotFoundError
 
+from kinbayes.results.disk import InUseError, locked, sync, uninterrupted
 from kinbayes.results.folder import append
-
-try:
-    import fcntl
-except ImportError:  # not on this system: nothing keeps two processes apart there
-    fcntl = None
 
 LAYOUT = 1  # of the folder
 _LARGEST = 2**20  # bytes of a file of rows; those that fill none yet are in memory as well
@@ -111,7 +105,14 @@ class Checkpoint:
         if not path.is_dir():
             raise CheckpointError(f"there is no checkpoint {path}")
         self.path = path
-        self._lock = _locked(path) if is_writable else None
+        if is_writable and not os.access(path, os.W_OK):
+            raise CheckpointError(
+                f"the checkpoint {path} may not be written, so it cannot go on; kinbayes.load reads it"
+            )
+        try:
+            self._lock = locked(path) if is_writable else None
+        except InUseError as error:
+            raise CheckpointError(f"another process is writing the checkpoint {path}; wait for its end") from error
         try:
             self._root = zarr.open_group(path, mode="r+" if is_writable else "r", zarr_format=3)
             attributes = self._root.attrs.asdict()
@@ -149,7 +150,7 @@ class Checkpoint:
 
     def resize(self, capacity: int) -> None:
         """Make room for as many rows in all, and at least for those there are."""
-        with self._told(), _uninterrupted():
+        with self._told(), uninterrupted():
             for array in self.arrays.values():
                 array.resize((max(capacity, self.num_rows), *array.shape[1:]))
 
@@ -195,11 +196,11 @@ class Checkpoint:
         if self._flushed == self.num_rows:
             return
         first = self._first(self.num_rows - 1)
-        with self._told(), _uninterrupted():
+        with self._told(), uninterrupted():
             for name, array in self.arrays.items():
                 array[first : self.num_rows] = self._tail[name][: self.num_rows - first]
                 self._sync(array, first // self._size)
-        self._flushed = self.num_rows
+            self._flushed = self.num_rows
 
     def commit(self, state: bytes, record: Mapping[str, object]) -> None:
         """Make all rows count, together with the state that follows from them.
@@ -219,12 +220,12 @@ class Checkpoint:
         self.flush()
         slot = 1 - int(self.record["slot"])
         said = {**record, "rows": self.num_rows, "slot": slot}
-        with self._told(), _uninterrupted():
+        with self._told(), uninterrupted():
             self._root["state"][slot] = np.frombuffer(state, np.uint8)
             self._sync(self._root["state"], slot)
             self._root.attrs.update({"commit": said})
-            _sync(self.path / "zarr.json")
-        self.record = said
+            self.record = said  # at once: the next commit must leave this one's state alone, whatever happens now
+            sync(self.path / "zarr.json")
 
     def discard_result(self) -> None:
         """Remove the result of a run that goes on."""
@@ -265,7 +266,7 @@ class Checkpoint:
 
     def _sync(self, array: zarr.Array, index: int) -> None:
         key = array.metadata.encode_chunk_key((index, *[0] * (array.ndim - 1)))
-        _sync(self.path / array.path / key)
+        sync(self.path / array.path / key)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -377,42 +378,3 @@ def check_room(path: Path, size: int) -> None:
             f"the checkpoint {path} will take {size / 1e6:.0f} MB, and its disk has {free / 1e6:.0f} MB free: free "
             "some space, choose another folder, keep fewer draws, or thin them"
         )
-
-
-def _locked(path: Path) -> int | None:
-    """Keep other processes from writing a folder; the system lets go of it however this process ends."""
-    if fcntl is None:
-        return None
-    lock = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise CheckpointError(f"another process is writing the checkpoint {path}; wait for its end") from error
-    except OSError:  # a file system that knows no locks
-        os.close(lock)
-        return None
-    return lock
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until all is written: Zarr's threads would go on writing, and overtake what comes later."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        signal.raise_signal(signal.SIGINT)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file is on the disk, not in the system's memory alone; rows without values have none."""
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

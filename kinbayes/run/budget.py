@@ -31,7 +31,7 @@ class SamplerBudget:
     def __init__(
         self, num_lanes: int, max_seconds: float | None, max_simulations: int | None, target_ess: float | None
     ) -> None:
-        check(max_seconds=max_seconds, max_simulations=max_simulations, target_ess=target_ess)
+        check_budgets(max_seconds=max_seconds, max_simulations=max_simulations, target_ess=target_ess)
         self._num_lanes, self._target_ess, self._max_simulations = num_lanes, target_ess, max_simulations
         self._clock = Clock(max_seconds)
 
@@ -52,7 +52,7 @@ class Clock:
     """Stop a run after some seconds, counted from now; None for no limit."""
 
     def __init__(self, max_seconds: float | None) -> None:
-        check(max_seconds=max_seconds)
+        check_budgets(max_seconds=max_seconds)
         self._began, self._max_seconds = time.perf_counter(), max_seconds
 
     def reason(self, progress: SamplerProgress | OptimizerProgress) -> str | None:
@@ -61,7 +61,7 @@ class Clock:
         return "max_seconds" if is_over else None
 
 
-def check(**budgets: float | None) -> None:
+def check_budgets(**budgets: float | None) -> None:
     """Refuse budgets with which nothing can be done."""
     for name, value in budgets.items():
         if value is not None and not value > 0:

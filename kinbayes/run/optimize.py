@@ -15,7 +15,7 @@ from kinbayes.results.folder import append, finish
 from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record, saving
-from kinbayes.run.budget import Clock, in_turn
+from kinbayes.run.budget import Clock, check_budgets, in_turn
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.run.runs import OptimizerRun
 from kinbayes.run.search import search
@@ -86,7 +86,7 @@ def optimize(
     factory = OPTIMIZERS[optimizer]
     pairs = checked_settings(optimizer, factory, settings or {}, fixed=("bounds",))
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
-    budget = Clock(max_seconds)
+    check_budgets(max_seconds=max_seconds)
     asked = {"optimizer": optimizer, "settings": dict(pairs), "starts": starts, "seed": seed}
     saved = saving.opened(checkpoint, resume=resume, kind="optimize", problem=problem, asked=asked)
     with nullcontext() if saved is None else closing(saved):
@@ -107,7 +107,7 @@ def optimize(
                 max_evaluations=max_evaluations,
                 seed=seed,
                 trace=saved,
-                on_chunk=in_turn([display and display.update, saved and saved.update, budget.reason]),
+                on_chunk=in_turn([display and display.update, saved and saved.update, Clock(max_seconds).reason]),
             )
         about = record.attributes(
             problem,

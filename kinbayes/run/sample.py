@@ -18,7 +18,7 @@ from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
 from kinbayes.results.verdict import cautions, converged
 from kinbayes.run import record, saving
-from kinbayes.run.budget import SamplerBudget, in_turn
+from kinbayes.run.budget import SamplerBudget, check_budgets, in_turn
 from kinbayes.run.choice import Choice, automatic, chosen
 from kinbayes.run.posterior_check import failed_near_bulk, solver_check
 from kinbayes.run.posterior_result import draws_alone, posterior_result
@@ -129,7 +129,7 @@ def sample(
         raise ValueError(f"settings {sorted(settings)} belong to one sampler, and 'auto' may choose another; name it")
     # What can be refused is refused before a search for starts.
     choice = None if sampler == "auto" else chosen(problem, sampler, settings or {}, thin)
-    budget = SamplerBudget(problem.num_lanes, max_seconds, max_simulations, target_ess)
+    check_budgets(max_seconds=max_seconds, max_simulations=max_simulations, target_ess=target_ess)
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
     asked = {
         "sampler": sampler,
@@ -155,17 +155,21 @@ def sample(
                 choice = chosen(problem, name, {}, thin)
             if saved is not None:
                 _prepare(saved, problem, choice, asked | {"draws": draws}, said)
+        budget = SamplerBudget(problem.num_lanes, max_seconds, max_simulations, target_ess)  # its clock begins here
         with ProgressDisplay() if progress else nullcontext() as display:
             hooks = [display and display.update, saved and saved.update, budget.reason]
             is_all = isinstance(start, SamplerRun) and start.state is None
-            run = start if is_all else choice.run(initial=start, on_chunk=in_turn(hooks), **lengths)
+            run = (
+                start._replace(stopped="completed")
+                if is_all
+                else choice.run(initial=start, on_chunk=in_turn(hooks), **lengths)
+            )
         if saved is not None:
             saved.commit(run)
         if run.position.shape[1] == 0:
             where = "" if saved is None else f"; go on with it by resume=True: it is kept in {saved.path}"
             raise RuntimeError(f"the run was stopped in its warmup ({run.stopped}), so there are no draws yet{where}")
-        said = said | {"warmup": warmup, "wall_time": time.perf_counter() - began}
-        return _result(problem, run, choice, said, seed, saved)
+        return _result(problem, run, choice, said | {"warmup": warmup, "seed": seed}, saved, began)
 
 
 def _prepare(
@@ -191,37 +195,37 @@ def _result(
     run: SamplerRun,
     choice: Choice,
     said: Mapping[str, object],
-    seed: int,
     saved: Saving | None,
+    began: float,
 ) -> InferenceData:
-    """Return the result of a run; after Ctrl-C without what takes simulations."""
+    """Return the result of a run that began at some time; after Ctrl-C without what takes simulations."""
+    seed = said["seed"]
     said = said | {
         "thin": choice.thin,
         "seconds_warmup": run.seconds_warmup,
         "seconds_draws": run.seconds_draws,
         "stopped": run.stopped,
     }
-    about = record.attributes(
-        problem,
-        algorithm=choice.name,
-        settings=choice.settings,
-        seed=seed,
-        wall_time=said["wall_time"],
-        simulations=run.num_steps * problem.num_lanes,
-    )
+
+    def about() -> dict[str, object]:
+        return said | record.attributes(
+            problem,
+            algorithm=choice.name,
+            settings=choice.settings,
+            seed=seed,
+            wall_time=time.perf_counter() - began,
+            simulations=run.num_steps * problem.num_lanes,
+        )
+
     try:
         with nullcontext() if saved is None else saved.writing_result() as folder:
             rng = np.random.default_rng([seed, 1])  # other numbers than those of the starts
             idata = posterior_result(problem, run, rng, folder)
             points = _some(run)
-            attrs = (
-                about
-                | said
-                | {
-                    "solver_check": solver_check(problem, points),
-                    "failed_near_bulk": failed_near_bulk(problem, points, rng),
-                }
-            )
+            attrs = {
+                "solver_check": solver_check(problem, points),
+                "failed_near_bulk": failed_near_bulk(problem, points, rng),
+            } | about()
             if choice.name == "parallel_tempering":
                 attrs |= _evidence(idata)
             _judge(idata, attrs, [f"the run was {run.stopped}."] if run.stopped == "interrupted" else [])
@@ -231,7 +235,7 @@ def _result(
         idata = draws_alone(problem, run)
         _judge(
             idata,
-            about | said,
+            about(),
             ["the run was interrupted while its result was made: all that takes simulations is missing."],
         )
         return idata

@@ -236,7 +236,7 @@ class Saving:
         Raises
         ------
         CheckpointError
-            If it has fewer, and its chains cannot go on.
+            If it has another number, and its chains cannot go on.
         """
         record, asked = self._checkpoint.record, self.plan["asked"]
         split = min(asked["warmup"], self.length) if asked["keep_warmup"] else 0
@@ -246,6 +246,10 @@ class Saving:
                 f"{self.path} has {drawn} of {num_draws} draws of nutpie's chains, which cannot go on bit for bit. "
                 "Read them by kinbayes.load, and begin another run where they end by giving that to initial; or choose "
                 "the backend 'numpyro', whose chains can go on"
+            )
+        if self.plan["state"] is None and drawn > num_draws:
+            raise CheckpointError(
+                f"{self.path} has {drawn} draws, more than the {num_draws} asked for: ask for as many"
             )
         return SamplerRun(
             **self.read(split, self.length)._asdict(),

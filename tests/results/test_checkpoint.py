@@ -171,6 +171,14 @@ def test_a_folder_that_will_not_do_is_refused(path, monkeypatch):
     assert not list(path.parent.iterdir())
 
 
+def test_one_that_may_not_be_written_cannot_go_on(path, monkeypatch):
+    made(path).close()
+    monkeypatch.setattr(module.os, "access", lambda folder, mode: False)
+    with pytest.raises(CheckpointError, match="may not be written, so it cannot go on"):
+        Checkpoint(path, is_writable=True)
+    Checkpoint(path, is_writable=False)
+
+
 def test_what_is_no_checkpoint_is_refused(path):
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         Checkpoint(path, is_writable=True)
@@ -189,13 +197,13 @@ def test_what_is_no_checkpoint_is_refused(path):
 def test_ctrl_c_waits_for_the_end_of_a_commit(path, monkeypatch):
     checkpoint = made(path)
     checkpoint.write(rows(0, 10))
-    sync = module._sync
+    sync = module.sync
 
     def pressed(file):
         signal.raise_signal(signal.SIGINT)
         sync(file)
 
-    monkeypatch.setattr(module, "_sync", pressed)
+    monkeypatch.setattr(module, "sync", pressed)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -205,6 +213,33 @@ def test_ctrl_c_waits_for_the_end_of_a_commit(path, monkeypatch):
     monkeypatch.undo()
     checkpoint.commit(SECOND, {"iterations": 10})
     assert_rows(Checkpoint(path, is_writable=False), 10)
+
+
+def killed(*args):
+    raise SystemExit
+
+
+def test_after_ctrl_c_in_a_commit_the_next_one_leaves_its_state_alone(path, monkeypatch):
+    checkpoint = made(path)
+    checkpoint.write(rows(0, 10))
+    sync = module.sync
+
+    def pressed(file):
+        sync(file)
+        if file.name == "zarr.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "sync", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.commit(SECOND, {"iterations": 10})
+    monkeypatch.setattr(module, "sync", sync)
+    checkpoint.write(rows(10, 20))
+    monkeypatch.setattr(type(checkpoint._root.attrs), "update", killed)  # after the state is written
+    with pytest.raises(SystemExit):
+        checkpoint.commit(FIRST, {"iterations": 20})
+    monkeypatch.undo()
+    found = Checkpoint(path, is_writable=False)
+    assert (found.num_rows, found.state) == (10, SECOND)
 
 
 def interrupted_in(folder):

@@ -8,7 +8,7 @@ import kinbayes as kb
 from kinbayes.results.attributes import attributes
 from kinbayes.results.checkpoint import Checkpoint, CheckpointError
 from kinbayes.results.store import StoreError
-from kinbayes.run import saving
+from kinbayes.run import sample, saving
 
 LENGTHS = {"draws": 250, "warmup": 40, "chains": 2, "thin": 2, "seed": 3, "progress": False}
 
@@ -152,7 +152,11 @@ def test_chains_of_nutpie_keep_what_they_have_and_say_that_they_cannot_go_on(pro
     np.testing.assert_array_equal(found.sample_stats.lp, whole.sample_stats.lp[:, :11])
     with pytest.raises(CheckpointError, match=r"has 11 of 30 draws of nutpie's chains, which cannot go on bit for bit"):
         kb.sample(problem, **asked)
-    assert_same(kb.sample(problem, **{**asked, "draws": 11}), kb.load(path))
+    with pytest.raises(CheckpointError, match="has 11 draws, more than the 10 asked for"):
+        kb.sample(problem, **{**asked, "draws": 10})
+    completed = kb.sample(problem, **{**asked, "draws": 11})
+    assert attributes(completed)["stopped"] == "completed"
+    assert_same(completed, kb.load(path))
 
 
 def test_nutpies_chains_begin_anew_where_there_is_nothing_yet(problem, path, monkeypatch):
@@ -198,6 +202,17 @@ def test_budgets_stop_a_run_and_say_so(problem, path):
     assert enough.posterior.sizes["draw"] < 3000
     with pytest.raises(RuntimeError, match=r"stopped in its warmup \(max_seconds\), so there are no draws yet$"):
         kb.sample(problem, "random_walk", **{**LENGTHS, "warmup": 10**6}, max_seconds=0.1)
+
+
+def test_the_clock_does_not_count_the_starts(problem, monkeypatch):
+    told, starts, budget = [], sample.chain_starts, sample.SamplerBudget
+    monkeypatch.setattr(sample, "chain_starts", lambda *args: told.append("starts") or starts(*args))
+    monkeypatch.setattr(sample, "SamplerBudget", lambda *args: told.append("clock") or budget(*args))
+    with pytest.raises(ValueError, match="max_seconds is -1"):
+        kb.sample(problem, "random_walk", **LENGTHS, max_seconds=-1)
+    assert told == []
+    kb.sample(problem, "random_walk", **LENGTHS)
+    assert told == ["starts", "clock"]
 
 
 def test_a_search_that_died_goes_on_as_if_it_had_not(problem, path, monkeypatch):
