@@ -25,7 +25,9 @@ from kinbayes.hosts.numpyro_priors import site_distribution, site_name
 from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.status import Status
 from kinbayes.problem import native_likelihood
+from kinbayes.problem.groups import counted
 from kinbayes.problem.jax_likelihood import jax_likelihood
+from kinbayes.problem.layout import Groups
 from kinbayes.problem.likelihood import MOST_SETTINGS
 from kinbayes.problem.parameters import LOG_FACTORS
 from kinbayes.problem.problem import Problem
@@ -69,8 +71,10 @@ def to_numpyro(problem: Problem, *, name: str = SITE) -> Callable[..., None]:
     ParameterError
         If a prior is improper.
     ValueError
-        If two sites would have one name.
+        If two sites would have one name, or the problem has no likelihood.
     """
+    if not problem.is_likelihood:
+        raise ValueError(problem.no_likelihood_because)
     sites = {p.name: (site_name(p), site_distribution(p)) for p in problem.estimated}
     names = [name, *sites, *(site for own, (site, _) in sites.items() if site != own)]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -121,8 +125,10 @@ def likelihood(
     Raises
     ------
     ValueError
-        If a parameter is missing, unknown or no scalar.
+        If a parameter is missing, unknown or no scalar, or the problem has no likelihood.
     """
+    if not problem.is_likelihood:
+        raise ValueError(problem.no_likelihood_because)
     missing = [p for p in problem.parameter_names if p not in parameters]
     unknown = sorted(set(parameters) - set(problem.parameter_names))
     if missing or unknown:
@@ -182,7 +188,7 @@ class Measurements(dist.Distribution):
     @property
     def measured(self) -> Float[Array | np.ndarray, " measurements"]:
         """The measurements, in the order of the data; known at once where the numbers are."""
-        layout = self._data.layout
+        layout = counted(self._data.layout)
         if isinstance(layout.order, jax.core.Tracer):
             return jnp.concatenate([row.measurement for row in layout.rows])[layout.order]
         return np.concatenate([row.measurement for row in layout.rows])[layout.order]
@@ -242,16 +248,17 @@ def _predictions(problem: Problem, data: Data, u: Float[Array, " dim"]) -> tuple
         found = jax_likelihood(problem.likelihood, max_steps=problem.max_steps).rows(u, data.layout)
         return found.simulated, found.noise, jnp.all(found.status == int(Status.OK))
 
-    def host(numbers: tuple, u: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def host(numbers: tuple, groups: Groups | None, u: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         code, ints, floats = (np.asarray(part).reshape(-1) for part in numbers)
         U = np.asarray(u)
-        found = native_likelihood.rows(Numbers(code, ints, floats), U.reshape(-1, U.shape[-1]))
+        own = jax.tree.map(lambda part: np.asarray(part).reshape(part.shape[U.ndim - 1 :]), groups)
+        found = native_likelihood.rows(Numbers(code, ints, floats), U.reshape(-1, U.shape[-1]), own)
         parts = found.simulated, found.noise, np.all(found.status == Status.OK, axis=-1)
         return tuple(np.reshape(part, U.shape[:-1] + part.shape[1:]) for part in parts)
 
     num, number = len(problem.measurements), jax.ShapeDtypeStruct
     results = number((num,), u.dtype), number((num, MOST_SETTINGS), u.dtype), number((), bool)
-    return jax.pure_callback(host, results, tuple(data.native), u, vmap_method="expand_dims")
+    return jax.pure_callback(host, results, tuple(data.native), data.layout.groups, u, vmap_method="expand_dims")
 
 
 def _noisy(

@@ -99,9 +99,16 @@ def likelihood(
     Raises
     ------
     ValueError
-        If a parameter is missing or unknown, or no scalar; if the problem has no measurements; if the engine is not
-        the native one.
+        If a parameter is missing or unknown, or no scalar; if the problem has no measurements or no likelihood; if the
+        engine is not the native one; if constraints look at more than one time.
     """
+    if not problem.is_likelihood:
+        raise ValueError(problem.no_likelihood_because)
+    if problem.is_grouped:
+        raise ValueError(
+            "PyMC calls the native kernel, outside which constraints that hold always, once or between two times are "
+            "decided; use kb.to_numpyro or kb.sample, which take them, or state them ('at', time)"
+        )
     if problem.engine != "native":
         raise ValueError(
             f"the engine is {problem.engine!r}, which PyMC cannot call; make the problem with engine='native', or use "

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from kinbayes.model.codegen import program
 from kinbayes.model.model import Model
+from kinbayes.problem.constraints import Constraint
 from kinbayes.problem.inputs import Input
 from kinbayes.problem.observables import Experiment, Measurement, Observable
 from kinbayes.problem.parameters import Parameter
@@ -17,6 +18,7 @@ def digest(
     experiments: Sequence[Experiment],
     inputs: Sequence[Input],
     measurements: Sequence[Measurement],
+    constraints: Sequence[Constraint],
     *,
     settings: tuple,
 ) -> str:
@@ -30,7 +32,7 @@ def digest(
         [(o.name, o.formula, o.noise) for o in observables],
         [(e.name, _sorted(e.values), e.start, [(p.start, _sorted(p.values)) for p in e.periods]) for e in experiments],
         [(i.name, i.interpolation, _sorted(i.curves)) for i in inputs],
-        (tuple(measurements), *settings),
+        (tuple(measurements), *settings, *constraints),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from kinbayes.model.codegen import to_jax
 from kinbayes.ode.status import Status
+from kinbayes.problem.groups import counting
 from kinbayes.problem.layout import LikelihoodData
 from kinbayes.problem.likelihood import CENSORING, MEASUREMENT, MOST_SETTINGS, Likelihood, Rows
 from kinbayes.problem.parameters import jax_natural
@@ -66,7 +67,8 @@ def jax_likelihood(likelihood: Likelihood, *, max_steps: int) -> JaxLikelihood:
             columns = [*found, *[0.0] * (2 + MOST_SETTINGS - len(found))]
             parts.append(jnp.stack([jnp.broadcast_to(c, row.time.shape) for c in columns], axis=-1))
         table = jnp.concatenate(parts)[data.order]
-        return Rows(table[:, 0], table[:, 2:], table[:, 1], status)
+        found = Rows(table[:, 0], table[:, 2:], table[:, 1], status)
+        return found if data.groups is None else counting(data.groups, found, jnp)
 
     def pointwise(u: Float[Array, " dim"], data: LikelihoodData) -> Float[Array, " measurements"]:
         found = rows(u, data)

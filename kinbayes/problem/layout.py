@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from kinbayes.model.model import Model, ModelError
+from kinbayes.problem.families import MEAN
 from kinbayes.problem.inputs import at_rest
 from kinbayes.problem.noise import CENSORING
-from kinbayes.problem.observables import DataError, Experiment, Measurement
+from kinbayes.problem.observables import DataError, Experiment, Measurement, means
 from kinbayes.problem.periods import START, chosen, without_periods
 
 
@@ -63,6 +64,32 @@ class EquilibrationData(NamedTuple):
     is_reset: Bool[Array | np.ndarray, "lanes states"]
 
 
+class Groups(NamedTuple):
+    """Rows of which some count by an extreme among them: statements about more than one time.
+
+    First come the rows that count by themselves, then one a group.
+
+    Attributes
+    ----------
+    alone
+        The rows that count by themselves.
+    members
+        The rows of every group, padded by its first.
+    sign
+        1 where the largest gap counts, -1 where the smallest.
+    is_penalty
+        Whether what is violated costs the extreme of the row's first setting; else the extreme row's term counts.
+    is_strict
+        Whether equality violates.
+    """
+
+    alone: Int[Array | np.ndarray, " measurements"]
+    members: Int[Array | np.ndarray, "groups longest"]
+    sign: Float[Array | np.ndarray, " groups"]
+    is_penalty: Bool[Array | np.ndarray, " groups"]
+    is_strict: Bool[Array | np.ndarray, " groups"]
+
+
 class LikelihoodData(NamedTuple):
     """The numbers of a likelihood, a pytree.
 
@@ -77,6 +104,7 @@ class LikelihoodData(NamedTuple):
     order: Int[Array | np.ndarray, " measurements"]  # from rows by observable to rows of the data
     rtol: Float[Array | np.ndarray, ""]
     atol: Float[Array | np.ndarray, ""]
+    groups: Groups | None = None  # None: every row counts
 
 
 class Slots(NamedTuple):
@@ -93,7 +121,7 @@ class Slots(NamedTuple):
     sometimes
         Those of them that only some experiments give.
     placeholders
-        Observable -> the names in its formulas that each measurement fills in.
+        Observable -> the names in its formulas that each measurement fills in, or brings itself (`MEAN`).
     """
 
     model: Model
@@ -145,12 +173,15 @@ def layout(
     times = np.array([t + [t[-1]] * (most - len(t)) for t in lane_times])
     time_index = [{t: k for k, t in enumerate(ts)} for ts in lane_times]
     groups = [[r for r, m in enumerate(measurements) if m.observable == o] for o in slots.placeholders]
+    mean = means(measurements)
     row_data = []
     for (observable, own), group in zip(slots.placeholders.items(), groups, strict=True):
         members = [measurements[r] for r in group]
         own_lanes = [place[lane_of(m)] for m in members]
         own_times = [m.time - start[lane_of(m)] for m in members]
         cells = [values.cells(observable, own, r, measurements[r]) for r in group]
+        if MEAN in own:
+            cells = [[*row, mean[m.observable, m.experiment]] for row, m in zip(cells, members, strict=True)]
         row_data.append(
             RowData(
                 _whole(own_lanes),

@@ -10,11 +10,12 @@ from jaxtyping import Array, Float, Int
 from kinbayes.model.expressions import ZERO, Expr, apply, substitute, symbol, where
 from kinbayes.model.formula import FormulaError, parse
 from kinbayes.model.model import Model, ModelError
+from kinbayes.problem.families import MEAN, MEASUREMENT
 from kinbayes.problem.layout import Slots
 from kinbayes.problem.observables import Measurement, Observable
 from kinbayes.problem.periods import clock
 
-MEASUREMENT, CENSORING = "the measurement", "its censoring"  # symbols; no file can use these names
+CENSORING = "its censoring"  # a symbol; no file can use this name
 MOST_SETTINGS = 2  # of any noise family
 _MOST_PLACEHOLDERS = 999  # of an observable
 
@@ -177,7 +178,7 @@ def _check_names(model: Model, declared: set[str], formulas: list, own: Mapping[
     if computed:
         raise ModelError(f"parameters {computed} are computed by the model's own rules; remove them or the rules")
     for (observable, filled), formula in zip(own.items(), formulas, strict=True):
-        known = declared | set(model.initial) | set(filled) | {"time"}
+        known = declared | set(model.initial) | set(filled) | {"time", MEASUREMENT}
         unknown = sorted({s for e in formula for s in e.symbols} - known)
         if unknown:
             raise ModelError(
@@ -188,7 +189,7 @@ def _check_names(model: Model, declared: set[str], formulas: list, own: Mapping[
 def _formulas(model: Model, observable: Observable) -> list[Expr]:
     """Return the observable's prediction and its noise settings, in states, parameters and placeholders."""
     try:
-        prediction, *settings = (parse(text) for text in (observable.formula, *observable.noise.formulas))
+        prediction, *settings = map(formula_of, (observable.formula, *observable.noise.formulas))
     except FormulaError as error:
         raise FormulaError(f"observable {observable.name!r}: {error}") from error
     own: Mapping[str, Expr] = {} if observable.name in model.initial else {observable.name: prediction}
@@ -196,8 +197,19 @@ def _formulas(model: Model, observable: Observable) -> list[Expr]:
     return substitute(formulas, model.expressions)
 
 
+def formula_of(text: str) -> Expr:
+    """Return the expression of an observable's formula, or the symbol of what every row brings itself.
+
+    Raises
+    ------
+    FormulaError
+        If the text is not a formula.
+    """
+    return symbol(text) if text in (MEASUREMENT, MEAN) else parse(text)
+
+
 def placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:
-    """Return the names in an observable's formulas that each measurement fills in, in order.
+    """Return the names in an observable's formulas that each measurement fills in, in order; `MEAN` comes last.
 
     Raises
     ------
@@ -217,4 +229,4 @@ def placeholders(observable: str, formulas: Sequence[Expr]) -> list[str]:
                 f"number those of {kind!r} from 1"
             )
         names += [f"{kind}{k}_{observable}" for k in range(1, max(map(int, numbers), default=0) + 1)]
-    return names
+    return [*names, MEAN] if MEAN in found else names

@@ -8,9 +8,10 @@ from kinbayes.ode.memory import laid_out
 from kinbayes.ode.numbers import NO_EVENT_SIZES, NO_EVENTS, WIDTH, DerivativeInts, DerivativeSizes, Numbers, pack
 from kinbayes.ode.sensitivity_equations import INPUT
 from kinbayes.ode.status import Status
-from kinbayes.problem.layout import LikelihoodData
-from kinbayes.problem.likelihood import Likelihood, RowDerivatives
-from kinbayes.problem.native_likelihood import observers, sections
+from kinbayes.problem.groups import counting, counting_derivatives
+from kinbayes.problem.layout import Groups, LikelihoodData
+from kinbayes.problem.likelihood import Likelihood, RowDerivatives, Rows
+from kinbayes.problem.native_likelihood import observers, rows_of, sections
 
 
 def wanted(data: LikelihoodData) -> tuple[int, ...]:
@@ -123,9 +124,45 @@ def _places(
     return places
 
 
-def row_derivatives(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> RowDerivatives:
-    """Return the derivatives of predictions, noise settings and log densities, over all threads."""
-    found = native.simulated(numbers, U, with_slopes=True)
+def row_derivatives(numbers: Numbers, U: Float[np.ndarray, "n dim"], groups: Groups | None = None) -> RowDerivatives:
+    """Return the derivatives of predictions, noise settings and log densities, over all threads.
+
+    Where rows are in groups they are of those that count.
+    """
+    found = native.simulated(numbers, U, with_rows=groups is not None, with_slopes=True)
+    slopes = _derivatives(found)
+    return slopes if groups is None else counting_derivatives(groups, rows_of(found), slopes)
+
+
+def rows_and_slopes(
+    numbers: Numbers, U: Float[np.ndarray, "n dim"], groups: Groups | None = None
+) -> tuple[Rows, RowDerivatives]:
+    """Return what vectors predict and its derivatives, of one simulation, over all threads.
+
+    A vector that is no number is not simulated: it fails. Where rows are in groups they are those that count.
+    """
+    is_wanted = ~np.isnan(U).any(axis=1)
+    found = native.simulated(numbers, U[is_wanted], with_rows=True, with_slopes=True)
+    rows, slopes = rows_of(found), _derivatives(found)
+    if groups is not None:
+        rows, slopes = counting(groups, rows, np), counting_derivatives(groups, rows, slopes)
+    if is_wanted.all():
+        return rows, slopes
+    nothing = Rows(np.nan, np.nan, np.nan, int(Status.NOT_FINITE))
+    return (
+        Rows(*(_among(part, is_wanted, other) for part, other in zip(rows, nothing, strict=True))),
+        RowDerivatives(*(_among(part, is_wanted, 0.0) for part in slopes)),
+    )
+
+
+def _among(part: np.ndarray, is_wanted: np.ndarray, other: float) -> np.ndarray:
+    """Return the parts of the wanted vectors in their places, and something else in the others."""
+    whole = np.full((len(is_wanted), *part.shape[1:]), other, part.dtype)
+    whole[is_wanted] = part
+    return whole
+
+
+def _derivatives(found: native.Simulated) -> RowDerivatives:
     is_good = np.all(found.lanes.status == Status.OK, axis=-1)[:, None, None, None]
     slopes = np.where(is_good & np.isfinite(found.slopes), found.slopes, 0.0)
     return RowDerivatives(slopes[:, :, 1], slopes[:, :, 2:], slopes[:, :, 0])

@@ -11,7 +11,8 @@ from kinbayes.ode.memory import laid_out
 from kinbayes.ode.numbers import METHOD, NO_DERIVATIVES, NO_EVENTS, Floats, Ints, Numbers, Sizes, pack, section
 from kinbayes.ode.sensitivity_equations import Observer
 from kinbayes.ode.status import Status
-from kinbayes.problem.layout import LikelihoodData, Source
+from kinbayes.problem.groups import counting
+from kinbayes.problem.layout import Groups, LikelihoodData, Source
 from kinbayes.problem.likelihood import MOST_SETTINGS, Likelihood, Rows
 from kinbayes.problem.parameters import LOG_FACTORS
 
@@ -128,15 +129,28 @@ def _pairs(source: Source) -> list[list[tuple[int, float]]]:
     return [list(zip(*lines, strict=True)) for lines in zip(index, constant, strict=True)]
 
 
-def rows(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Rows:
-    """Return predictions, noise settings, log densities and statuses of a batch of vectors, over all threads."""
-    found = native.simulated(numbers, U, with_rows=True)
+def rows(numbers: Numbers, U: Float[np.ndarray, "n dim"], groups: Groups | None = None) -> Rows:
+    """Return predictions, noise settings, log densities and statuses of a batch of vectors, over all threads.
+
+    Where rows are in groups they are those that count.
+    """
+    found = rows_of(native.simulated(numbers, U, with_rows=True))
+    return found if groups is None else counting(groups, found, np)
+
+
+def rows_of(found: native.Simulated) -> Rows:
+    """Return all rows of what was simulated."""
     density, prediction, *settings = np.moveaxis(found.rows, -1, 0)
     return Rows(prediction, np.stack(settings, axis=-1), density, found.lanes.status)
 
 
-def evaluate(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+def evaluate(
+    numbers: Numbers, U: Float[np.ndarray, "n dim"], groups: Groups | None = None
+) -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Return log likelihoods and statuses of a batch of vectors, over all threads."""
+    if groups is not None:
+        found = rows(numbers, U, groups)
+        return found.log_density.sum(axis=-1), found.status.max(axis=-1)
     lanes = native.simulated(numbers, U).lanes
     return native.total(lanes), lanes.status.max(axis=-1)
 
@@ -151,8 +165,10 @@ def states(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray,
     return found.reshape(len(found), sizes.times, -1)[:, np.array(index)]
 
 
-def pointwise(numbers: Numbers, U: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n measurements"]:
+def pointwise(
+    numbers: Numbers, U: Float[np.ndarray, "n dim"], groups: Groups | None = None
+) -> Float[np.ndarray, "n measurements"]:
     """Return the log density of every measurement; -inf wherever a simulation fails."""
-    found = rows(numbers, U)
+    found = rows(numbers, U, groups)
     is_good = np.all(found.status == Status.OK, axis=-1)[:, None] & ~np.isnan(found.log_density)
     return np.where(is_good, found.log_density, -np.inf)

@@ -1,4 +1,4 @@
-"""Measurement noise: densities of a measurement given its prediction, as expressions, and draws by NumPy.
+"""Measurement noise: how measurements scatter around their predictions.
 
 A density may be stated on a transformation of the measurement; its Jacobian is kept, so that log likelihoods are
 densities of the measurements as they stand in the data and compare across transformations.
@@ -8,116 +8,25 @@ same on every transformation.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from kinbayes.model.expressions import ONE, ZERO, Expr, apply, where
+from kinbayes.problem.families import FAMILIES, Column
 
 Transformation = Literal["lin", "log", "log10"]
 TRANSFORMATIONS = ("lin", "log", "log10")
 CENSORING = {"": 0.0, "below": -1.0, "above": 1.0}  # where the true value lies, and the number that stands for it
-Column = Float[np.ndarray, "..."]
-
-
-class Family(NamedTuple):
-    """A family of densities around a prediction, with the names of its settings."""
-
-    settings: tuple[str, ...]
-    log_density: Callable[..., Expr]  # (measurement, prediction, *settings), both transformed
-    draw: Callable[..., Column]  # (rng, prediction, *settings), transformed
-    # (prediction, *settings), transformed -> what a deviation is measured by, and the Fisher information of prediction
-    # and settings by place, where it is not 0; None where it has no closed form
-    scale: Callable[..., Expr]
-    information: Callable[..., dict[tuple[int, int], Expr | None]]
-    # (side, deviation over the scale) -> the log of the mass below (side -1) or above (1); None where it has no form
-    log_mass: Callable[[Expr, Expr], Expr] | None = None
-
-
-def _normal(y: Expr, prediction: Expr, sd: Expr) -> Expr:
-    z = (y - prediction) / sd
-    return -0.5 * z * z - apply("log", sd) - 0.5 * math.log(2 * math.pi)
-
-
-def _laplace(y: Expr, prediction: Expr, scale: Expr) -> Expr:
-    return -apply("abs", y - prediction) / scale - apply("log", 2 * scale)
-
-
-def _student_t(y: Expr, prediction: Expr, scale: Expr, degrees_of_freedom: Expr) -> Expr:
-    nu, z = degrees_of_freedom, (y - prediction) / scale
-    constant = apply("log_gamma", (nu + 1) / 2) - apply("log_gamma", nu / 2) - 0.5 * apply("log", nu * math.pi)
-    return constant - apply("log", scale) - (nu + 1) / 2 * apply("log", 1 + z * z / nu)
-
-
-def _negative_binomial(y: Expr, prediction: Expr, dispersion: Expr) -> Expr:
-    r, mean = dispersion, prediction
-    choose = apply("log_gamma", y + r) - apply("log_gamma", y + 1) - apply("log_gamma", r)
-    return choose + r * apply("log", r / (r + mean)) + y * apply("log", mean / (r + mean))
-
-
-def _student_t_information(m: Expr, scale: Expr, nu: Expr) -> dict[tuple[int, int], Expr | None]:
-    square = (nu + 3) * scale * scale
-    return {
-        (0, 0): (nu + 1) / square,
-        (1, 1): 2 * nu / square,
-        (1, 2): -2 / (scale * (nu + 1) * (nu + 3)),
-        (2, 2): None,
-    }
-
-
-def _normal_log_mass(side: Expr, z: Expr) -> Expr:
-    return apply("log_normal_cdf", -side * z)
-
-
-def _laplace_log_mass(side: Expr, z: Expr) -> Expr:
-    into = -side * z  # how far the limit lies inside the side that is meant
-    half = 0.5 * apply("exp", -apply("abs", into))
-    # log(1 - h) = -2 artanh(h / (2 - h)), which keeps the digits of a small h
-    return where(apply("le", into, ZERO), into - math.log(2), -2 * apply("atanh", half / (2 - half)))
-
-
-FAMILIES: dict[str, Family] = {
-    "normal": Family(
-        ("sd",),
-        _normal,
-        lambda rng, m, sd: rng.normal(m, sd),
-        lambda m, sd: sd,
-        lambda m, sd: {(0, 0): 1 / (sd * sd), (1, 1): 2 / (sd * sd)},
-        _normal_log_mass,
-    ),
-    "laplace": Family(
-        ("scale",),
-        _laplace,
-        lambda rng, m, scale: rng.laplace(m, scale),
-        lambda m, scale: scale,
-        lambda m, scale: {(0, 0): 1 / (scale * scale), (1, 1): 1 / (scale * scale)},
-        _laplace_log_mass,
-    ),
-    "student_t": Family(
-        ("scale", "degrees_of_freedom"),
-        _student_t,
-        lambda rng, m, scale, nu: m + scale * rng.standard_t(nu, size=np.shape(m)),
-        lambda m, scale, nu: scale,
-        _student_t_information,
-    ),
-    "negative_binomial": Family(
-        ("dispersion",),
-        _negative_binomial,
-        lambda rng, m, r: rng.poisson(rng.gamma(r, np.maximum(m, 0) / r)).astype(float),
-        lambda m, r: apply("sqrt", m + m * m / r),
-        lambda m, r: {(0, 0): r / (m * (m + r)), (1, 1): None},
-    ),
-}
 
 
 @dataclass(frozen=True)
 class Noise:
     """How a measurement scatters around its prediction.
 
-    Build it with `normal`, `log_normal`, `laplace`, `student_t` or `negative_binomial`.
+    Build it with `normal`, `log_normal`, `laplace`, `student_t` or `negative_binomial`; classical objective functions
+    are in `kinbayes.problem.objectives`.
 
     Parameters
     ----------
@@ -149,6 +58,11 @@ class Noise:
         return family.log_density(apply(log, measurement), apply(log, prediction), *settings) - jacobian
 
     @property
+    def is_likelihood(self) -> bool:
+        """Whether it is a density, which may be sampled; else minus the term of an objective function."""
+        return FAMILIES[self.family].is_likelihood
+
+    @property
     def is_censorable(self) -> bool:
         """Whether measurements may be censored."""
         return FAMILIES[self.family].log_mass is not None
@@ -164,16 +78,38 @@ class Noise:
         return side * where(is_felt, apply("sqrt", where(is_felt, -2 * log_mass, ONE)), ZERO)
 
     def residual(self, measurement: Expr, prediction: Expr, *settings: Expr) -> Expr:
-        """Return how far a measurement is from its prediction, on the transformation, beside the noise's scale."""
+        """Return how far a measurement is from its prediction, on the transformation, beside the noise's scale.
+
+        Of squares, penalties and statements it is the number half of whose square is the loss.
+        """
+        family = FAMILIES[self.family]
         measurement, prediction = self._transformed(measurement), self._transformed(prediction)
-        return (measurement - prediction) / FAMILIES[self.family].scale(prediction, *settings)
+        if family.residual is not None:
+            return family.residual(measurement, prediction, *settings)
+        return (measurement - prediction) / family.scale(prediction, *settings)
 
     def information(self, prediction: Expr, *settings: Expr) -> dict[tuple[int, int], Expr | None]:
         """Return the Fisher information of a measurement about its prediction (0) and the settings (1, …), by place.
 
         What is left out is 0 or follows from symmetry; None stands for what has no closed form.
         """
-        entries = FAMILIES[self.family].information(self._transformed(prediction), *settings)
+        return self._on_data(FAMILIES[self.family].information(self._transformed(prediction), *settings), prediction)
+
+    def curvature(self, measurement: Expr, prediction: Expr, *settings: Expr) -> dict[tuple[int, int], Expr | None]:
+        """Return entries like those of `information`, of a model of minus the log density that holds far from optima.
+
+        On average over measurements that the prediction and the settings fit, it is the same.
+        """
+        family = FAMILIES[self.family]
+        if family.curvature is None:
+            return self.information(prediction, *settings)
+        z = self.residual(measurement, prediction, *settings)
+        return self._on_data(family.curvature(z, self._transformed(prediction), *settings), prediction)
+
+    def _on_data(
+        self, entries: dict[tuple[int, int], Expr | None], prediction: Expr
+    ) -> dict[tuple[int, int], Expr | None]:
+        """Return entries about a transformed prediction as those about the prediction."""
         if self.transformation == "lin":
             return entries
         slope = 1 / (prediction * (math.log(10) if self.transformation == "log10" else 1.0))
@@ -183,8 +119,16 @@ class Noise:
         return value if self.transformation == "lin" else apply(self.transformation, value)
 
     def draw(self, rng: np.random.Generator, prediction: Column, *settings: Column) -> Column:
-        """Return draws of measurements around a prediction; NaN where the prediction has no such measurement."""
+        """Return draws of measurements around a prediction; NaN where the prediction has no such measurement.
+
+        Raises
+        ------
+        ValueError
+            If it is no likelihood, which says nothing of how measurements scatter.
+        """
         draw = FAMILIES[self.family].draw
+        if draw is None:
+            raise ValueError(f"{self.family!r} is no likelihood: it does not say how measurements scatter")
         if self.transformation == "lin":
             return draw(rng, prediction, *settings)
         factor = math.log(10) if self.transformation == "log10" else 1.0

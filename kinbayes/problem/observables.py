@@ -2,12 +2,14 @@
 
 import functools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pandas as pd
 
+from kinbayes.problem.families import MEAN, MEASUREMENT
 from kinbayes.problem.noise import CENSORING, Noise
 
 
@@ -201,7 +203,33 @@ def measurements(
                 _censoring(cells, row, noises),
             )
         )
+    _check_scales(rows, noises, cells)
     return rows
+
+
+def means(rows: Sequence[Measurement]) -> dict[tuple[str, str], float]:
+    """Return the mean of the measurements of every observable in every experiment that has some."""
+    values: dict[tuple[str, str], list[float]] = {}
+    for m in rows:
+        values.setdefault((m.observable, m.experiment), []).append(m.value)
+    return {place: statistics.fmean(own) for place, own in values.items()}
+
+
+def _check_scales(rows: Sequence[Measurement], noises: Mapping[str, Noise], cells: _Cells) -> None:
+    """Refuse zeros that terms would be divided by."""
+    for row, m in enumerate(rows):
+        if MEASUREMENT in noises[m.observable].formulas and m.value == 0:
+            raise DataError(
+                f"{cells.place(row, 'measurement')}: observable {m.observable!r} has the objective "
+                f"{noises[m.observable].family}, which divides by every measurement, and this one is 0; remove the "
+                "row, or take ave_norm_sos or sos"
+            )
+    for (observable, experiment), mean in means(rows).items():
+        if MEAN in noises[observable].formulas and mean == 0:
+            raise DataError(
+                f"the measurements of {observable!r} in experiment {experiment!r} have the mean 0, by which its "
+                f"objective {noises[observable].family} divides; take sos"
+            )
 
 
 def _censoring(cells: _Cells, row: int, noises: Mapping[str, Noise]) -> str:

@@ -1,6 +1,7 @@
 """The posterior of a kinetic model and its data."""
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from kinbayes.ode.numbers import Numbers
 from kinbayes.ode.tolerances import check_tolerances
 from kinbayes.problem import parameters as maps
 from kinbayes.problem import residuals
+from kinbayes.problem.constraints import Constraint, as_observable, grouped, named, rows_of
 from kinbayes.problem.digest import digest
 from kinbayes.problem.failures import Failure, failures
 from kinbayes.problem.inputs import Input, check_inputs, driven
@@ -56,6 +58,9 @@ class Problem:
         The conditions that `simulationConditionId` names; by default one, in which the model stands as it is.
     inputs
         Parameters of the model that follow tables over time.
+    constraints
+        Qualitative data: statements about the model. They stand behind the observables and the measurements, each with
+        the value 1 (it holds).
     rtol, atol
         Tolerances of the simulation, relative and absolute. The native engine lowers the absolute one for states that
         have always been smaller than 1, down to a thousandth of the largest state.
@@ -66,7 +71,7 @@ class Problem:
 
     Raises
     ------
-    ModelError, FormulaError, ParameterError, DataError
+    ModelError, FormulaError, ParameterError, DataError, ConstraintError
         If the parts contradict each other; the message names the part, and for data its row and column.
 
     Notes
@@ -84,6 +89,7 @@ class Problem:
         *,
         experiments: Sequence[Experiment] | None = None,
         inputs: Sequence[Input] = (),
+        constraints: Sequence[Constraint] = (),
         rtol: float = 1e-6,
         atol: float = 1e-9,
         engine: str = "native",
@@ -103,23 +109,30 @@ class Problem:
         self.model = model
         self.parameters = tuple(parameters)
         self.estimated = tuple(p for p in parameters if p.estimate)
-        self.observables = tuple(observables)
+        taken = {*model.initial, *model.expressions, *(t.name for things in kinds.values() for t in things)}
+        self.constraints = named(constraints, taken)
+        declared = [p.name for p in parameters]
+        self.observables = (*observables, *(as_observable(c, model, declared, observables) for c in self.constraints))
         self.experiments = tuple(experiments)
         self.inputs = tuple(inputs)
         self.rtol, self.atol, self.engine, self.max_steps = rtol, atol, engine, max_steps
         self._prior_data = prior_data(self.estimated)
-        self._set_measurements(measurements(data, self.observables, self.experiments))
+        self._set_measurements(measurements(data, observables, self.experiments))
 
     def _set_measurements(self, rows: Sequence[Measurement]) -> None:
+        """Take the measurements of the data; those of constraints follow from them."""
+        looked_at = [rows_of(c, rows, self.experiments) for c in self.constraints]
+        all_rows = [*rows, *itertools.chain(*looked_at)]
         if self.engine == "jax":
-            refuse_steady_states(rows)
-        self.measurements: tuple[Measurement, ...] = tuple(rows)
+            refuse_steady_states(all_rows)
+        self.measurements: tuple[Measurement, ...] = (*rows, *(own[-1] for own in looked_at))
         model, experiments = driven(self.model, self.experiments, self.inputs)
         model, experiments = expanded(model, experiments, [p.name for p in self.parameters])
         self._functions: Functions = functions(self._structure(model, experiments))
         constants = {p.name: p.nominal for p in self.parameters if not p.estimate}
         slots = self._functions.likelihood.slots
-        self._data = self._functions.data(layout(slots, rows, experiments, constants, rtol=self.rtol, atol=self.atol))
+        numbers = layout(slots, all_rows, experiments, constants, rtol=self.rtol, atol=self.atol)
+        self._data = self._functions.data(grouped(numbers, self.constraints, [len(own) for own in looked_at]))
 
     def _structure(self, model: Model, experiments: Sequence[Experiment]) -> Structure:
         return Structure(
@@ -148,13 +161,18 @@ class Problem:
     def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
         self._prior_data = prior_data(self.estimated)
-        self._set_measurements(self.measurements)
+        self._set_measurements(self.measurements[: len(self.measurements) - len(self.constraints)])
 
     def with_data(self, data: pd.DataFrame) -> "Problem":
         """Return this problem with other measurements; where the table has the same structure nothing recompiles."""
         copy = self._copy()
-        copy._set_measurements(measurements(data, self.observables, self.experiments))
+        copy._set_measurements(measurements(data, self._measured, self.experiments))
         return copy
+
+    @property
+    def _measured(self) -> tuple[Observable, ...]:
+        """The observables that are no constraints."""
+        return self.observables[: len(self.observables) - len(self.constraints)]
 
     def with_tolerances(self, rtol: float, atol: float) -> "Problem":
         """Return this problem with other solver tolerances; nothing recompiles."""
@@ -228,6 +246,37 @@ class Problem:
         """Whether the prior integrates to one, so that the posterior may be sampled."""
         return all(p.is_proper for p in self.estimated)
 
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether all terms are of a likelihood, so that there is a posterior; else there is only something to fit."""
+        return not self.no_likelihood_because
+
+    @property
+    def no_likelihood_because(self) -> str:
+        """Why there is no likelihood, and what to do about it; empty where there is one."""
+        for observable in self._measured:
+            if not observable.noise.is_likelihood:
+                return (
+                    f"observable {observable.name!r} has the objective {observable.noise.family}, which is no "
+                    "likelihood: it does not say how measurements scatter, so there is no posterior; take one that "
+                    "is, such as kb.objectives.chi_sq_dynamic (normal noise with an estimated sd), or optimize"
+                )
+        for constraint in self.constraints:
+            if constraint.is_penalty:
+                return (
+                    f"constraint '{constraint}' has a static penalty, which is no likelihood, so there is no "
+                    "posterior; give it a confidence and a tolerance in place of weight and minimum, or optimize"
+                )
+        return ""
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether constraints look at more than one time.
+
+        Which of them counts is decided outside the native kernel, whose own totals do not hold then.
+        """
+        return self._data.layout.groups is not None
+
     def to_natural(self, u: Float[ArrayLike, " dim"]) -> dict[str, float]:
         """Return the natural values of a scaled vector, by name."""
         theta = maps.natural(np.asarray(u, dtype=float), self.scale)
@@ -287,7 +336,8 @@ class Problem:
         """Return how far every measurement is from its prediction, in units of its noise and on its transformation.
 
         That unit is the standard deviation for normal and negative binomial noise, else the scale. For a censored
-        measurement it is the root of -2 log of its probability, negative where the true value lies below.
+        measurement it is the root of -2 log of its probability, negative where the true value lies below. Of sums of
+        squares and of constraints it is the number half of whose square is the loss.
         """
         rows = self._rows(u)
         return residuals.residuals(self.observables, self.measurements, rows)
@@ -324,6 +374,7 @@ class Problem:
             Partial(functions.log_prior, self._prior_data),
             Partial(functions.log_likelihood, self._data),
             Partial(functions.value_and_grad, self._prior_data, self._smooth_data),
+            Partial(functions.curvature, self._prior_data, self._smooth_data),
         )
 
     @functools.cached_property
@@ -344,10 +395,15 @@ class Problem:
         Raises
         ------
         ValueError
-            If the engine is another.
+            If the engine is another, or constraints look at more than one time: the kernel's totals are of all rows.
         """
         if self.engine != "native":
             raise ValueError(f"the engine is {self.engine!r}; only engine='native' has numbers")
+        if self.is_grouped:
+            raise ValueError(
+                "constraints that hold always, once or between two times are decided outside the native kernel, which "
+                "is called by itself here; sample with settings={'backend': 'numpyro'}, or state them ('at', time)"
+            )
         return type(self._smooth_data.native)(*map(np.asarray, self._smooth_data.native))
 
     def evaluate(self, U: Float[ArrayLike, "n dim"]) -> Evaluation:
@@ -425,8 +481,16 @@ class Problem:
     ) -> Float[np.ndarray, "*batch measurements"]:
         """Return draws of the measurements around predictions, with measurement noise.
 
-        None is censored: they are what would be measured if there were no limits.
+        None is censored: they are what would be measured if there were no limits. Of a statement it is whether it is
+        seen to hold, 1 or 0.
+
+        Raises
+        ------
+        ValueError
+            If an observable has no likelihood.
         """
+        if not self.is_likelihood:
+            raise ValueError(f"measurements cannot be drawn: {self.no_likelihood_because}")
         drawn = np.empty_like(simulated)
         for observable in self.observables:
             members = [r for r, m in enumerate(self.measurements) if m.observable == observable.name]
@@ -438,6 +502,8 @@ class Problem:
 
     def on_grid(self, experiment: Experiment, times: Sequence[float] | Float[np.ndarray, " times"]) -> "Problem":
         """Return this problem with every observable on a grid of times in one experiment, in place of its data.
+
+        Constraints are left out.
 
         Its measurements are NaN: it predicts and has no likelihood. Placeholders of an observable are filled as in
         its measurements, which must agree on them; where they do not, the observable is left out. The model is
@@ -456,17 +522,25 @@ class Problem:
         before = next((m.preequilibration for m in self.measurements if m.experiment == experiment.name), "")
         grid.experiments = (experiment, *(e for e in self.experiments if e.name == before != experiment.name))
         rows = []
-        for observable in self.observables:
+        for observable in self._measured:
             filled = fillings(self.measurements, observable.name, experiment.name)
             if filled is not None:
                 place = (observable.name, experiment.name)
                 rows += [Measurement(*place, t, np.nan, *filled, before) for t in sorted(times)]
-        grid.observables = tuple(o for o in self.observables if any(r.observable == o.name for r in rows))
+        grid.observables = tuple(o for o in self._measured if any(r.observable == o.name for r in rows))
+        grid.constraints = ()
         grid._set_measurements(rows)
         return grid
 
     @functools.cached_property
     def hash(self) -> str:
         """A digest of everything that defines the posterior: model, parameters, noise, experiments, data, solver."""
-        parts = (self.parameters, self.observables, self.experiments, self.inputs, self.measurements)
+        parts = (
+            self.parameters,
+            self.observables,
+            self.experiments,
+            self.inputs,
+            self.measurements,
+            self.constraints,
+        )
         return digest(self.model, *parts, settings=(self.rtol, self.atol, self.engine, self.max_steps))

@@ -11,9 +11,11 @@ from jaxtyping import Array, Float, Int
 
 from kinbayes.model.model import Model
 from kinbayes.ode.status import Status
+from kinbayes.problem.groups import counted, num_counted, on_host
+from kinbayes.problem.information import information
 from kinbayes.problem.jax_likelihood import jax_likelihood, value_and_jacobian
-from kinbayes.problem.layout import LikelihoodData
-from kinbayes.problem.likelihood import Declaration, Likelihood, RowDerivatives, Rows, likelihood
+from kinbayes.problem.layout import Groups, LikelihoodData
+from kinbayes.problem.likelihood import MOST_SETTINGS, Declaration, Likelihood, RowDerivatives, Rows, likelihood
 from kinbayes.problem.log_prior import Form, PriorData, prior_function
 from kinbayes.problem.observables import Observable
 
@@ -60,11 +62,15 @@ class Batched(NamedTuple):
         -> (n,)
     value_and_grad
         -> log priors and log likelihoods (n,), and the gradients of both (n, dim).
+    curvature
+        (U, weights (n, measurements), which say how often every measurement counts, or None) -> the same, and
+        (n, dim, dim): Fisher information and the prior's curvature where that is concave.
     """
 
     log_prior: Callable
     log_likelihood: Callable
     value_and_grad: Callable
+    curvature: Callable
 
 
 class Functions(NamedTuple):
@@ -117,6 +123,7 @@ class _Values(NamedTuple):
     rows: Callable
     states: Callable
     row_derivatives: Callable
+    rows_and_slopes: Callable  # of a batch: (U, Data) -> Rows, RowDerivatives, in JAX
 
 
 @functools.lru_cache(maxsize=_KEPT)
@@ -145,6 +152,18 @@ def functions(structure: Structure) -> Functions:
         value, grad = values.values_and_gradients(U, data)
         return prior_value, value, prior_grad, grad
 
+    def curvature(prior: PriorData, data: Data, U: Array, weights: Array | None) -> tuple:
+        prior_value, prior_grad = jax.vmap(lambda u: value_and_jacobian(prior_fn, u, prior))(U)
+        rows, slopes = values.rows_and_slopes(U, data)
+        densities = rows.log_density if weights is None else _weighted(weights, rows.log_density)
+        is_good = jnp.all(rows.status == int(Status.OK), axis=-1) & ~jnp.isnan(densities.sum(axis=1))
+        value = jnp.where(is_good, densities.sum(axis=1), -jnp.inf)
+        steepness = slopes.log_density if weights is None else weights[..., None] * slopes.log_density
+        grad = jnp.where(jnp.isfinite(value)[:, None], steepness.sum(axis=1), 0.0)
+        found = information(observables, counted(data.layout), rows, slopes, weights, is_censored=is_censored)
+        bend = jax.vmap(lambda u: _prior_curvature(prior_fn, u, prior))(U)
+        return prior_value, value, prior_grad, grad, found + jax.vmap(jnp.diag)(bend)
+
     return Functions(
         terms,
         values.data,
@@ -157,8 +176,25 @@ def functions(structure: Structure) -> Functions:
         values.rows,
         values.states,
         values.row_derivatives,
-        Batched(jax.jit(log_prior), jax.jit(lambda data, U: values.log_likelihoods(U, data)), jax.jit(value_and_grad)),
+        Batched(
+            jax.jit(log_prior),
+            jax.jit(lambda data, U: values.log_likelihoods(U, data)),
+            jax.jit(value_and_grad),
+            jax.jit(curvature),
+        ),
     )
+
+
+def _weighted(weights: Float[Array, "n rows"], densities: Float[Array, "n rows"]) -> Float[Array, "n rows"]:
+    """Return weighted log densities; what counts zero times may be anything."""
+    return jnp.where(weights == 0.0, 0.0, weights * densities)
+
+
+def _prior_curvature(prior_fn: Callable, u: Float[Array, " dim"], prior: PriorData) -> Float[Array, " dim"]:
+    """Return minus the second derivatives of the log prior, a sum over parameters, where they are positive."""
+    gradient = jax.grad(prior_fn)
+    _, bend = jax.jvp(lambda w: gradient(w, prior), (u,), (jnp.ones_like(u),))
+    return jnp.where(jnp.isfinite(bend), jnp.maximum(-bend, 0.0), 0.0)
 
 
 def _jax(terms: Likelihood, max_steps: int) -> _Values:
@@ -184,6 +220,9 @@ def _jax(terms: Likelihood, max_steps: int) -> _Values:
         _, slopes = jax.vmap(lambda u: value_and_jacobian(parts, u, data))(U)
         return RowDerivatives(slopes[:, :, 0], slopes[:, :, 1:-1], slopes[:, :, -1])
 
+    def rows_and_slopes(U: Array, data: Data) -> tuple[Rows, RowDerivatives]:
+        return rows(data, U), row_derivatives(data, U)
+
     rows_in_batches = _in_batches(jax.jit(rows))
 
     def evaluate(data: Data, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -202,6 +241,7 @@ def _jax(terms: Likelihood, max_steps: int) -> _Values:
         rows=rows_in_batches,
         states=_in_batches(jax.jit(states)),
         row_derivatives=_in_batches(jax.jit(row_derivatives)),
+        rows_and_slopes=rows_and_slopes,
     )
 
 
@@ -226,36 +266,93 @@ def _native(terms: Likelihood, max_steps: int) -> _Values:
 
     def of_measurements(value: Callable, derivative: Callable) -> Callable:
         def call(u: Array, data: Data) -> Array:
-            result = jax.ShapeDtypeStruct(data.layout.order.shape, np.float64)
-            host = lambda numbers, u: value(native_engine.Numbers(*numbers), np.asarray(u)[None])[0]  # noqa: E731
-            return jax.pure_callback(host, result, tuple(data.native), u, vmap_method="sequential")
+            result = jax.ShapeDtypeStruct((num_counted(data.layout),), np.float64)
+
+            def host(numbers: tuple, groups: Groups | None, u: Array) -> np.ndarray:
+                return value(native_engine.Numbers(*numbers), np.asarray(u)[None], on_host(groups))[0]
+
+            return jax.pure_callback(host, result, tuple(data.native), data.layout.groups, u, vmap_method="sequential")
 
         def with_jacobian(u: Array, data: Data) -> tuple[Array, Array]:
-            num = data.layout.order.shape[0]
+            num = num_counted(data.layout)
             results = (jax.ShapeDtypeStruct((num,), np.float64), jax.ShapeDtypeStruct((num, u.shape[0]), np.float64))
 
-            def host(numbers: tuple, u: Array) -> tuple[np.ndarray, np.ndarray]:
-                own, U = native_engine.Numbers(*numbers), np.asarray(u)[None]
-                return value(own, U)[0], derivative(native_gradient.row_derivatives(own, U))[0]
+            def host(numbers: tuple, groups: Groups | None, u: Array) -> tuple[np.ndarray, np.ndarray]:
+                own, U, groups = native_engine.Numbers(*numbers), np.asarray(u)[None], on_host(groups)
+                return value(own, U, groups)[0], derivative(native_gradient.row_derivatives(own, U, groups))[0]
 
-            return jax.pure_callback(host, results, tuple(data.native), u, vmap_method="sequential")
+            return jax.pure_callback(host, results, tuple(data.native), data.layout.groups, u, vmap_method="sequential")
 
         return _forward_differentiable(call, with_jacobian)
+
+    def rows_and_slopes(U: Array, data: Data) -> tuple[Rows, RowDerivatives]:
+        (num, dim), rows, lanes = U.shape, num_counted(data.layout), data.layout.times.shape[0]
+        real = lambda *shape: jax.ShapeDtypeStruct(shape, np.float64)  # noqa: E731
+        shapes = (
+            Rows(
+                real(num, rows),
+                real(num, rows, MOST_SETTINGS),
+                real(num, rows),
+                jax.ShapeDtypeStruct((num, lanes), np.int64),
+            ),
+            RowDerivatives(real(num, rows, dim), real(num, rows, MOST_SETTINGS, dim), real(num, rows, dim)),
+        )
+
+        def host(numbers: tuple, groups: Groups | None, U: Array) -> tuple[Rows, RowDerivatives]:
+            return native_gradient.rows_and_slopes(native_engine.Numbers(*numbers), np.asarray(U), on_host(groups))
+
+        return jax.pure_callback(host, shapes, tuple(data.native), data.layout.groups, U, vmap_method="sequential")
+
+    # The kernel's totals are of all rows. Where rows are in groups, totals come from the rows that count.
+
+    def grouped(U: Array, data: Data) -> Array:
+        def host(numbers: tuple, groups: Groups, U: Array) -> np.ndarray:
+            own = native_engine.Numbers(*numbers)
+            return _checked(*native_likelihood.evaluate(own, np.asarray(U), on_host(groups)))[0]
+
+        result = jax.ShapeDtypeStruct(U.shape[:1], np.float64)
+        return jax.pure_callback(host, result, tuple(data.native), data.layout.groups, U, vmap_method="sequential")
+
+    def grouped_with_gradients(U: Array, data: Data) -> tuple[Array, Array]:
+        rows, slopes = rows_and_slopes(U, data)
+        value = rows.log_density.sum(axis=1)
+        is_good = jnp.all(rows.status == int(Status.OK), axis=1) & ~jnp.isnan(value)
+        value = jnp.where(is_good, value, -jnp.inf)
+        return value, jnp.where(jnp.isfinite(value)[:, None], slopes.log_density.sum(axis=1), 0.0)
+
+    grouped_one = _forward_differentiable(
+        lambda u, data: grouped(u[None], data)[0],
+        lambda u, data: tuple(part[0] for part in grouped_with_gradients(u[None], data)),
+    )
+
+    def log_likelihoods(U: Array, data: Data) -> Array:
+        return bridges.log_likelihoods(data.native, U) if data.layout.groups is None else grouped(U, data)
+
+    def log_likelihood(u: Array, data: Data) -> Array:
+        return bridges.log_likelihood(data.native, u) if data.layout.groups is None else grouped_one(u, data)
+
+    def values_and_gradients(U: Array, data: Data) -> tuple[Array, Array]:
+        is_plain = data.layout.groups is None
+        return bridges.values_and_gradients(data.native, U) if is_plain else grouped_with_gradients(U, data)
+
+    def of_rows(function: Callable) -> Callable:
+        return lambda data, U: function(data.native, U, on_host(data.layout.groups))
 
     return _Values(
         data=data,
         differentiable=differentiable,
-        log_likelihood=lambda u, data: bridges.log_likelihood(data.native, u),
-        log_likelihoods=lambda U, data: bridges.log_likelihoods(data.native, U),
-        values_and_gradients=lambda U, data: bridges.values_and_gradients(data.native, U),
+        log_likelihood=log_likelihood,
+        log_likelihoods=log_likelihoods,
+        values_and_gradients=values_and_gradients,
         pointwise=of_measurements(native_likelihood.pointwise, lambda found: found.log_density),
         simulated=of_measurements(
-            lambda numbers, U: native_likelihood.rows(numbers, U).simulated, lambda found: found.simulated
+            lambda *numbers: native_likelihood.rows(*numbers).simulated, lambda found: found.simulated
         ),
-        evaluate=lambda data, U: _checked(*native_likelihood.evaluate(data.native, U)),
-        rows=lambda data, U: native_likelihood.rows(data.native, U),
+        evaluate=lambda data, U: _checked(*of_rows(native_likelihood.evaluate)(data, U)),
+        rows=of_rows(native_likelihood.rows),
         states=lambda data, U: native_likelihood.states(data.native, U),
-        row_derivatives=lambda data, U: native_gradient.row_derivatives(data.native, U),
+        row_derivatives=of_rows(native_gradient.row_derivatives),
+        rows_and_slopes=rows_and_slopes,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import arviz as az
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import nutpie
 import pandas as pd
@@ -431,6 +432,7 @@ def population(batches: list[kb.Problem]) -> np.ndarray:
 def test_the_notebook_recovers_the_population(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     found = runpy.run_path(str(NOTEBOOK))
+    plt.close("all")  # its figures would be those of other tests
     posterior, truth = found["idata"].posterior, found["TRUTH"]
     names = ["mean_log_k1", "spread"]
     assert list(truth) == names
