@@ -1,204 +1,234 @@
-"""Local searches from many starts at once: a bounded quasi-Newton method."""
+"""Local searches by damped Gauss-Newton steps within walls: a Levenberg-Marquardt method.
+
+Many starts of it, side by side, are the multistart search of the field. The model of the loss is its gradient and an
+approximation of its Hessian, such as Fisher's information, and is trusted within a box about the best point, whose
+sides are parts of the parameters' ranges, and the less the larger the damping is. Damping is relative to the diagonal
+of the Hessian, so that parameters of very different influence each move as far as they should.
+
+References
+----------
+Marquardt (1963), An algorithm for least-squares estimation of nonlinear parameters, Journal of the Society for
+Industrial and Applied Mathematics 11, doi:10.1137/0111030.
+Nielsen (1999), Damping parameter in Marquardt's method, report IMM-REP-1999-05, Technical University of Denmark: how
+the damping follows the model's success.
+Voglis and Lagaris (2004), BOXCQP: an algorithm for bound constrained convex quadratic problems, 1st International
+Conference "From Scientific Computing to Computational Engineering": how a step finds the sides of its box.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from kinbayes.optimizers.base import Bounds, Evaluation, Optimizer
+from kinbayes.optimizers.base import Bounds, Evaluation, Optimizer, where
+from kinbayes.optimizers.linear import solve_positive
 
-SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright, section 3.1
-DAMPING = 0.2  # Powell's, Nocedal and Wright, procedure 18.2
+SUFFICIENT = 1e-4  # of the decrease that the model promises, to accept a step
+LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e20
+MOST_GROWTH = 64.0  # of the damping from one failure to the next: far from any optimum the loss spans many decades
+FLOOR = 1e-8  # of the largest diagonal entry of the Hessian, below which a parameter counts as without influence
+_MOST_PASSES = 12  # in which a step finds the sides of its box; rarely more than three
 
 
 class State(NamedTuple):
-    """Hold the searches, one row a start.
+    """Hold a search.
 
-    `hessian` approximates the loss's in coordinates in which every bounded parameter's range has length 1;
-    `move` is the quasi-Newton step from the best position and `fraction` the part of it that is tried next: 1
-    for a new step. `is_fresh` says that the hessian has no curvature in it yet.
+    Gradient and Hessian are in units of the parameters' ranges. `promised` is the decrease that the model expects of
+    the candidate, `growth` the factor by which the damping grows if that fails. `reference_loss` was the best loss
+    `age` trials ago.
     """
 
-    best_position: Float[Array, "starts dim"]
-    best_loss: Float[Array, " starts"]
-    converged: Bool[Array, " starts"]
-    finished: Bool[Array, " starts"]
-    gradient: Float[Array, "starts dim"]
-    hessian: Float[Array, "starts dim dim"]
-    move: Float[Array, "starts dim"]
-    fraction: Float[Array, " starts"]
-    is_fresh: Bool[Array, " starts"]
+    best_position: Float[Array, " dim"]
+    best_loss: Float[Array, ""]
+    converged: Bool[Array, ""]
+    finished: Bool[Array, ""]
+    gradient: Float[Array, " dim"]
+    hessian: Float[Array, "dim dim"]
+    candidate: Float[Array, " dim"]
+    promised: Float[Array, ""]
+    damping: Float[Array, ""]
+    growth: Float[Array, ""]
+    reference_loss: Float[Array, ""]
+    age: Int[Array, ""]
 
 
 def multistart(
     bounds: Bounds,
     *,
-    gradient_tolerance: float = 1e-5,
-    loss_tolerance: float = 2.2e-9,
-    step_tolerance: float = 1e-10,
-    initial_step: float = 0.1,
+    loss_tolerance: float = 1e-6,
+    progress: float = 0.01,
+    patience: int = 100,
     max_step: float = 0.2,
+    initial_damping: float = 0.01,
 ) -> Optimizer:
-    """Build a batch of bounded quasi-Newton searches, each of which goes its own way.
-
-    A search keeps a dense BFGS approximation of the Hessian and tries points on the projection of its
-    quasi-Newton step onto the bounds, shorter ones until the loss falls enough. A point where the objective
-    fails is one that did not fall. Every `tell` is one trial of every search; one that has finished stays
-    where it is.
+    """Build a local search for a loss that is a negative log density.
 
     Parameters
     ----------
     bounds
         Walls of the search.
-    gradient_tolerance
-        A search has converged when no entry of the projected gradient is larger; SciPy's for L-BFGS-B.
     loss_tolerance
-        A search has converged when a step lowers the loss, or a Newton step that fails promised to, by less
-        than this part of max(abs(loss), 1); SciPy's.
-    step_tolerance
-        A search gives up when even a steepest-descent step shorter than this part of the range does not lower
-        the loss.
-    initial_step
-        Largest entry of the first step, as a part of the parameter's range (or in units of u where it is
-        open).
+        A search has converged when no step between the walls can lower its model of the loss by more than this part of
+        max(abs(loss), 1).
+    progress, patience
+        A search that has lowered the loss by less than `progress` in `patience` trials is finished, and has not
+        converged.
     max_step
-        Largest entry of any step, as a part of the parameter's range, so that a poor early model of the loss
-        does not throw a search onto a wall; where the range is open there is no such limit.
+        Sides of the box of a step, from its middle, as parts of the parameters' ranges; none where one is open.
+    initial_damping
+        Damping of the first step, relative to the diagonal of the Hessian.
 
     Returns
     -------
-    The optimizer. Its evaluations must have gradients.
-
-    References
-    ----------
-    Bertsekas (1982), Projected Newton methods for optimization problems with simple constraints, SIAM Journal
-    on Control and Optimization 20, doi:10.1137/0320018.
-    Nocedal and Wright (2006), Numerical Optimization, second edition, chapters 3, 6 and 18.
+    The optimizer. Its evaluations must have gradients and information.
     """
     lower, upper = bounds
-    is_bounded = jnp.isfinite(upper - lower)
-    scale = jnp.where(is_bounded, upper - lower, 1.0)
+    is_fixed, dim = upper == lower, len(lower)
+    scale = jnp.where(jnp.isfinite(upper - lower) & ~is_fixed, upper - lower, 1.0)
+    longest = jnp.where(jnp.isfinite(upper - lower), max_step, jnp.inf)
 
-    def init(key: Key[Array, ""], U: Float[Array, "starts dim"]) -> State:
-        starts, dim = U.shape
+    def init(key: Key[Array, ""], U: Float[Array, "one dim"]) -> State:
+        position = jnp.clip(U[0], lower, upper)
         return State(
-            best_position=jnp.clip(U, lower, upper),
-            best_loss=jnp.full(starts, jnp.inf),
-            converged=jnp.zeros(starts, bool),
-            finished=jnp.zeros(starts, bool),
-            gradient=jnp.zeros((starts, dim)),
-            hessian=jnp.broadcast_to(jnp.eye(dim), (starts, dim, dim)),
-            move=jnp.zeros((starts, dim)),
-            fraction=jnp.ones(starts),
-            is_fresh=jnp.ones(starts, bool),
+            best_position=position,
+            best_loss=jnp.array(jnp.inf),
+            converged=jnp.array(False),
+            finished=jnp.array(False),
+            gradient=jnp.zeros(dim),
+            hessian=jnp.eye(dim),
+            candidate=position,
+            promised=jnp.array(jnp.inf),
+            damping=jnp.array(initial_damping),
+            growth=jnp.array(2.0),
+            reference_loss=jnp.array(jnp.inf),
+            age=jnp.array(0),
         )
 
-    def ask(key: Key[Array, ""], state: State) -> Float[Array, "starts dim"]:
-        return jnp.clip(state.best_position + state.fraction[:, None] * state.move, lower, upper)
+    def ask(state: State) -> Float[Array, "one dim"]:
+        return state.candidate[None]
 
-    def tell(state: State, candidates: Float[Array, "starts dim"], evaluation: Evaluation) -> State:
-        if evaluation.gradient is None:
-            raise ValueError("multistart needs gradients: give it an objective whose Evaluation has one")
-        return jax.vmap(advance)(state, candidates, evaluation.loss, evaluation.gradient)
+    def tell(key: Key[Array, ""], state: State, evaluation: Evaluation) -> State:
+        if evaluation.gradient is None or evaluation.information is None:
+            raise ValueError(
+                "multistart needs gradients and information: give it an objective whose Evaluation has both"
+            )
+        if len(evaluation.loss) == 0:
+            return state
+        (loss,), (gradient,), (hessian,) = evaluation.loss, evaluation.gradient, evaluation.information
+        judged = planned(advanced(state, loss, gradient * scale, hessian * scale[:, None] * scale))
+        return where(state.finished, state, judged)
 
-    def advance(state: State, candidate, loss, gradient) -> State:
-        """Judge one trial of one search and plan the next."""
-        slope = state.gradient @ (candidate - state.best_position)
+    def advanced(state: State, loss, gradient, hessian) -> State:
+        """Judge the candidate."""
         is_first = ~jnp.isfinite(state.best_loss)
-        is_lower = (slope < 0.0) & (loss <= state.best_loss + SUFFICIENT_DECREASE * slope)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(gradient).all()
-        accepted = is_finite & (is_first | is_lower)
-        new_state = jax.tree.map(
-            lambda moved, held: jnp.where(accepted, moved, held),
-            moved_to(state, candidate, loss, gradient, is_first),
-            held_back(state, loss, slope, is_first),
-        )
-        new_state = new_state._replace(move=jnp.where(new_state.fraction == 1.0, planned(new_state), state.move))
-        return jax.tree.map(lambda old, new: jnp.where(state.finished, old, new), state, new_state)
-
-    def moved_to(state: State, candidate, loss, gradient, is_first) -> State:
-        """Make an accepted trial the best point."""
-        s = (candidate - state.best_position) / scale
-        y = (gradient - state.gradient) * scale
-        decrease = state.best_loss - loss
-        size = jnp.maximum(jnp.maximum(jnp.abs(state.best_loss), jnp.abs(loss)), 1.0)
-        # The length of a steepest-descent step is a guess: how little it brings says nothing of the optimum.
-        is_flat = ~state.is_fresh & (decrease <= loss_tolerance * size)
-        projected_gradient = jnp.clip(candidate - gradient, lower, upper) - candidate
-        converged = is_flat | (jnp.abs(projected_gradient).max() <= gradient_tolerance)
-        return State(
-            best_position=candidate,
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(gradient).all() & jnp.isfinite(hessian).all()
+        ratio = jnp.where(is_finite & ~is_first, (state.best_loss - loss) / state.promised, -1.0)
+        moved = state._replace(
+            best_position=state.candidate,
             best_loss=loss,
-            converged=converged,
-            finished=converged,
             gradient=gradient,
-            hessian=jnp.where(is_first, state.hessian, _updated(state.hessian, s, y, state.is_fresh)),
-            move=state.move,
-            fraction=jnp.ones_like(loss),
-            is_fresh=is_first,
+            hessian=hessian,
+            # As Nielsen; a decrease larger than promised is as good as the promised one.
+            damping=jnp.maximum(
+                state.damping * jnp.maximum(1 / 3, 1.0 - (2.0 * jnp.minimum(ratio, 1.0) - 1.0) ** 3), LEAST_DAMPING
+            ),
+            growth=jnp.array(2.0),
         )
+        first = moved._replace(damping=state.damping)
+        failed = state._replace(
+            damping=state.damping * state.growth, growth=jnp.minimum(2.0 * state.growth, MOST_GROWTH)
+        )
+        return where(is_finite & is_first, first, where(is_finite & (ratio > SUFFICIENT), moved, failed))
 
-    def held_back(state: State, loss, slope, is_first) -> State:
-        """Shorten the step after a trial that failed; once it is too short start afresh, and then give up."""
-        # The minimum of the parabola through the loss, its slope and the trial's loss (chapter 3).
-        vertex = -0.5 * slope / (loss - state.best_loss - slope)
-        fraction = state.fraction * jnp.where(jnp.isfinite(vertex), jnp.clip(vertex, 0.1, 0.5), 0.25)
-        is_short = fraction * jnp.abs(state.move / scale).max() < step_tolerance
-        # Near the optimum the loss's rounding errors, not its shape, decide whether a Newton step lowers it.
-        promised = -0.5 * slope
+    def planned(state: State) -> State:
+        """Choose the next candidate, or end the search."""
+        z, low, high = state.best_position / scale, lower / scale, upper / scale
+        gradient, hessian = state.gradient, state.hessian
+        is_low, is_high = (z <= low) & ((gradient > 0.0) | is_fixed), (z >= high) & (gradient < 0.0) & ~is_fixed
+        is_held = is_low | is_high
+        influence = jnp.diag(hessian)
+        influence = jnp.maximum(influence, FLOOR * influence.max())
+        damped = hessian + jnp.diag(state.damping * influence)
+        inner = jnp.where(is_fixed, 0.0, jnp.maximum(low - z, -longest))
+        outer = jnp.where(is_fixed, 0.0, jnp.minimum(high - z, longest))
+        step = _within(gradient, damped, inner, outer, is_low, is_high)
+        promised = -(gradient @ step + 0.5 * step @ hessian @ step)
         size = jnp.maximum(jnp.abs(state.best_loss), 1.0)
-        is_newton = (state.fraction == 1.0) & ~state.is_fresh & (slope < 0.0)
-        is_flat = is_newton & (promised <= loss_tolerance * size)
+        at_most = _largest_decrease(jnp.where(is_held, 0.0, gradient), hessian, is_held, influence)
+        converged, fails = at_most < loss_tolerance * size, ~jnp.isfinite(state.best_loss)
+        is_lower = state.reference_loss - state.best_loss > progress
+        age = jnp.where(is_lower, 0, state.age + 1)
+        is_stuck = (age >= patience) | (state.damping > MOST_DAMPING) | ~(promised > 0.0)
         return state._replace(
-            converged=is_flat,
-            finished=is_first | is_flat | (is_short & state.is_fresh),
-            fraction=jnp.where(is_short, 1.0, fraction),
-            is_fresh=state.is_fresh | is_short,
+            converged=converged & ~fails,
+            finished=converged | is_stuck | fails,
+            candidate=jnp.clip(state.best_position + step * scale, lower, upper),
+            promised=promised,
+            reference_loss=jnp.where(is_lower, state.best_loss, state.reference_loss),
+            age=age,
         )
 
-    def planned(state: State) -> Float[Array, " dim"]:
-        """Solve for the step of a two-metric projection method (Bertsekas 1982, section 2)."""
-        position, gradient = state.best_position, state.gradient
-        slope = gradient * scale
-        steepest = -slope * initial_step / jnp.maximum(jnp.abs(slope).max(), jnp.finfo(slope.dtype).tiny)
-        # Parameters at a wall, or about to reach one, move by themselves: mixed with the others they would
-        # turn the projected step uphill.
-        reach = jnp.abs(jnp.clip(position + steepest * scale, lower, upper) - position).max()
-        near = jnp.minimum(1e-3, reach) * scale
-        is_held = ((position - lower <= near) & (gradient > 0.0)) | ((upper - position <= near) & (gradient < 0.0))
-        is_mixed = ~(is_held[:, None] | is_held[None, :]) | jnp.eye(len(position), dtype=bool)
-        newton = cho_solve(cho_factor(jnp.where(is_mixed, state.hessian, 0.0)), -slope)
-        step = jnp.where(state.is_fresh | ~jnp.isfinite(newton).all(), steepest, newton)
-        longest = jnp.where(is_bounded & ~is_held, jnp.abs(step), 0.0).max()
-        return step * jnp.minimum(1.0, max_step / jnp.maximum(longest, max_step)) * scale
+    def members(state: State) -> tuple[Float[Array, "one dim"], Float[Array, " one"]]:
+        return state.best_position[None], state.best_loss[None]
 
-    return Optimizer(init, ask, tell)
+    return Optimizer(1, init, ask, tell, members, wants="information")
 
 
-def _updated(
+def _within(
+    gradient: Float[Array, " dim"],
     hessian: Float[Array, "dim dim"],
-    s: Float[Array, " dim"],
-    y: Float[Array, " dim"],
-    is_fresh: Bool[Array, ""],
-) -> Float[Array, "dim dim"]:
-    """Update a Hessian by Powell's damped BFGS formula, which keeps it positive definite.
+    low: Float[Array, " dim"],
+    high: Float[Array, " dim"],
+    is_low: Bool[Array, " dim"],
+    is_high: Bool[Array, " dim"],
+) -> Float[Array, " dim"]:
+    """Return the step to the minimum of a parabola in a box, given which sides it may lie on.
 
-    Parameters
-    ----------
-    hessian
-        The approximation so far; not looked at if `is_fresh`.
-    s, y
-        Step, and change of the gradient over it.
-    is_fresh
-        Whether to start from a multiple of the identity, of the size that the step suggests (eq. 6.20).
+    The parameters that lie between their sides are solved for. Those that leave the box are put on its side, those that
+    the slope draws away from a side are let go, until nothing changes (Voglis and Lagaris).
     """
-    curvature = jnp.where(s @ y > 0.0, (y @ y) / (s @ y), jnp.sqrt(y @ y / (s @ s)))
-    hessian = jnp.where(is_fresh, curvature * jnp.eye(len(s)), hessian)
-    hs = hessian @ s
-    shs = s @ hs
-    theta = jnp.where(s @ y >= DAMPING * shs, 1.0, (1.0 - DAMPING) * shs / (shs - s @ y))
-    r = theta * y + (1.0 - theta) * hs
-    updated = hessian - jnp.outer(hs, hs) / shs + jnp.outer(r, r) / (s @ r)
-    return jnp.where(jnp.isfinite(updated).all(), updated, hessian)
+
+    def body(carry):
+        _, is_low, is_high, _, i = carry
+        is_held = is_low | is_high
+        held = jnp.where(is_low, low, jnp.where(is_high, high, 0.0))
+        step = jnp.where(is_held, held, _solved(hessian, -(gradient + hessian @ held), is_held))
+        slope = gradient + hessian @ step
+        new_low = jnp.where(is_held, is_low & (slope >= 0.0), step < low)
+        new_high = jnp.where(is_held, is_high & (slope <= 0.0), step > high)
+        has_changed = jnp.any((new_low != is_low) | (new_high != is_high))
+        return step, new_low, new_high, has_changed, i + 1
+
+    begun = (jnp.zeros_like(gradient), is_low, is_high, jnp.array(True), 0)
+    step, *_, has_changed, _ = jax.lax.while_loop(lambda carry: carry[3] & (carry[4] < _MOST_PASSES), body, begun)
+    # It may go round in circles; a diagonal larger than the Hessian gives a step that surely leads down.
+    larger = jnp.abs(hessian).sum(axis=1)
+    cautious = -gradient / jnp.where(larger > 0.0, larger, 1.0)
+    return jnp.clip(jnp.where(has_changed, cautious, step), low, high)
+
+
+def _largest_decrease(
+    gradient: Float[Array, " dim"],
+    hessian: Float[Array, "dim dim"],
+    is_held: Bool[Array, " dim"],
+    influence: Float[Array, " dim"],
+) -> Float[Array, ""]:
+    """Bound the decrease of the model along steps between the walls.
+
+    It is at most that of a Newton step, and at most the sum of the slopes, since no range is longer than 1.
+    """
+    newton = 0.5 * gradient @ _solved(hessian + 1e-10 * jnp.diag(influence), gradient, is_held)
+    return jnp.minimum(jnp.where(newton >= 0.0, newton, jnp.inf), jnp.abs(gradient).sum())
+
+
+def _solved(
+    matrix: Float[Array, "dim dim"], right: Float[Array, " dim"], is_held: Bool[Array, " dim"]
+) -> Float[Array, " dim"]:
+    """Solve for what is not held; along the diagonal alone where rounding has made the matrix indefinite."""
+    is_free = ~is_held
+    own = jnp.where(is_free[:, None] & is_free, matrix, jnp.eye(len(right)))
+    right = jnp.where(is_held, 0.0, right)
+    found = solve_positive(own, right)
+    diagonal = jnp.diag(own)
+    return jnp.where(jnp.isfinite(found).all(), found, right / jnp.where(diagonal > 0.0, diagonal, 1.0))
