@@ -15,20 +15,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from kinbayes.report.style import GREY, INK, PALE, PALETTE, grid, number, percent, shape, titled
 from kinbayes.results import summary
 from kinbayes.results.attributes import attributes
 from kinbayes.results.store import InferenceData
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart (https://jfly.uni-koeln.de/color/)
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_INK, _GREY, _PALE = "#222222", "#6b6b6b", "#dddddd"
-_GAP = 0.12  # between the last time and a steady state, of the time axis
 _GAP = 0.12  # of the time axis, between its last time and a steady state
 _MARKERS = {"": "o", "below": "v", "above": "^"}  # limits point to where the true value lies
 _WIDE_DATA = 100.0  # largest / smallest measurement, above which an axis is logarithmic
 _WIDE_INTERVAL = 20.0  # upper / lower end, above which an axis is logarithmic
 _VISIBLE = 0.005  # of a density's maximum: below, the curve is not told from the axis
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plot_overview(idata: InferenceData, *, prob: float = 0.95, max_fits: int = 6, max_parameters: int = 12) -> Figure:
@@ -52,8 +48,8 @@ def plot_overview(idata: InferenceData, *, prob: float = 0.95, max_fits: int = 6
     panels = _panels(idata)
     names = [str(name) for name in summary.posterior(idata).data_vars]
     fits, shown = panels[:max_fits], names[:max_parameters]
-    fit_rows, fit_columns = _shape(len(fits), 2 if len(fits) in (2, 4) else 3)
-    rows, columns = _shape(len(shown), 4)
+    fit_rows, fit_columns = shape(len(fits), 2 if len(fits) in (2, 4) else 3)
+    rows, columns = shape(len(shown), 4)
     heights = [0.6 + (3.1 if fit_columns < 3 else 2.5) * fit_rows, 0.4 + 1.75 * rows]
     figure = Figure(figsize=(11, 0.6 + sum(heights)), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.13, h_pad=0.06, hspace=0.03, wspace=0.03)
@@ -62,7 +58,7 @@ def plot_overview(idata: InferenceData, *, prob: float = 0.95, max_fits: int = 6
     _section(above, "Measurements and predictions", len(fits), len(panels))
     _draw_fits(above, idata, fits, fit_rows, fit_columns, prob)
     prior = "; prior dashed" if "prior" in idata.groups() else ""
-    _section(below, f"Posterior: median and {_percent(prob)} interval{prior}", len(shown), len(names))
+    _section(below, f"Posterior: median and {percent(prob)} interval{prior}", len(shown), len(names))
     _draw_marginals(below, idata, shown, rows, columns, summary.credible_intervals(idata, prob))
     return figure
 
@@ -83,7 +79,7 @@ def plot_fit(idata: InferenceData, *, prob: float = 0.95) -> Figure:
         If the run has no predictions.
     """
     panels = _panels(idata)
-    rows, columns = _shape(len(panels), 3)
+    rows, columns = shape(len(panels), 3)
     figure = Figure(figsize=(1 + 3.6 * columns, 0.6 + 2.7 * rows), layout="constrained", facecolor="white")
     _draw_fits(figure, idata, panels, rows, columns, prob)
     return figure
@@ -107,7 +103,7 @@ def plot_posterior(
         If the run has no posterior, or a setting is out of its range.
     """
     intervals = summary.credible_intervals(idata, prob, kind, on)
-    rows, columns = _shape(len(intervals), 4)
+    rows, columns = shape(len(intervals), 4)
     figure = Figure(figsize=(2.75 * columns, 0.4 + 1.9 * rows), layout="constrained", facecolor="white")
     _draw_marginals(figure, idata, list(intervals.index), rows, columns, intervals)
     return figure
@@ -124,20 +120,20 @@ def plot_trace(idata: InferenceData) -> Figure:
     variables = summary.posterior(idata).data_vars
     intervals = summary.credible_intervals(idata)
     diverging = idata.sample_stats.get("diverging")
-    rows, columns = _shape(len(variables), 2)
+    rows, columns = shape(len(variables), 2)
     figure = Figure(figsize=(5.5 * columns, 0.3 + 1.6 * rows), layout="constrained", facecolor="white")
-    for ax, (name, variable) in zip(_grid(figure, len(variables), rows, columns), variables.items(), strict=True):
+    for ax, (name, variable) in zip(grid(figure, len(variables), rows, columns), variables.items(), strict=True):
         for chain, draws in enumerate(variable.values):
-            ax.plot(variable.draw.values, draws, color=_PALETTE[chain % len(_PALETTE)], lw=0.5, alpha=0.75)
+            ax.plot(variable.draw.values, draws, color=PALETTE[chain % len(PALETTE)], lw=0.5, alpha=0.75)
         if diverging is not None:
             where = variable.draw.values[diverging.values.any(axis=0)]
-            ax.plot(where, [0.02] * len(where), "|", color=_INK, ms=6, transform=ax.get_xaxis_transform())
+            ax.plot(where, [0.02] * len(where), "|", color=INK, ms=6, transform=ax.get_xaxis_transform())
         if _is_logarithmic(intervals.loc[name]):
             ax.set_yscale("log")
         ax.margins(x=0)
-        ax.set_title(_titled(str(name), variable.attrs["unit"]), loc="left", fontsize=9, color=_INK)
+        ax.set_title(titled(str(name), variable.attrs["unit"]), loc="left", fontsize=9, color=INK)
     for ax in figure.axes[-columns:]:
-        ax.set_xlabel("draw", color=_GREY, fontsize=9)
+        ax.set_xlabel("draw", color=GREY, fontsize=9)
     return figure
 
 
@@ -163,27 +159,27 @@ def _draw_fits(
     )
     observables = list(idata.observed_data.data_vars)
     has_experiments = len({experiment for _, experiment in data}) > 1
-    axes = _grid(figure, len(panels), rows, columns)
+    axes = grid(figure, len(panels), rows, columns)
     for k, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
         observable, experiment = panel
-        color = _PALETTE[observables.index(observable) % len(_PALETTE)]
+        color = PALETTE[observables.index(observable) % len(PALETTE)]
         _draw_fit(ax, data[panel], wide[panel], narrow[panel], color)
         label = idata.observed_data[observable].attrs["label"]
-        ax.set_title(f"{label}, {experiment}" if has_experiments else label, loc="left", fontsize=10, color=_INK)
+        ax.set_title(f"{label}, {experiment}" if has_experiments else label, loc="left", fontsize=10, color=INK)
         if k + columns >= len(panels):
-            ax.set_xlabel(_titled("time", idata.constant_data[f"{observable}_time"].attrs["unit"]), color=_GREY)
+            ax.set_xlabel(titled("time", idata.constant_data[f"{observable}_time"].attrs["unit"]), color=GREY)
     censoring = [
         word for word in ("below", "above") if any((table["censoring"] == word).any() for table in data.values())
     ]
     handles = [
-        Line2D([], [], ls="", marker="o", ms=5, color=_INK, label="measured"),
-        *(Line2D([], [], ls="", marker=_MARKERS[w], ms=5, color=_INK, label=f"{w} this limit") for w in censoring),
-        Line2D([], [], color=_GREY, lw=2, label="median"),
-        Patch(color=_GREY, alpha=0.55, lw=0, label="50 % of new measurements"),
-        Patch(color=_GREY, alpha=0.25, lw=0, label=f"{_percent(prob)} of new measurements"),
+        Line2D([], [], ls="", marker="o", ms=5, color=INK, label="measured"),
+        *(Line2D([], [], ls="", marker=_MARKERS[w], ms=5, color=INK, label=f"{w} this limit") for w in censoring),
+        Line2D([], [], color=GREY, lw=2, label="median"),
+        Patch(color=GREY, alpha=0.55, lw=0, label="50 % of new measurements"),
+        Patch(color=GREY, alpha=0.25, lw=0, label=f"{percent(prob)} of new measurements"),
     ]
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=_GREY
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=GREY
     )
 
 
@@ -200,12 +196,10 @@ def _draw_fit(ax: Axes, data: pd.DataFrame, wide: pd.DataFrame, narrow: pd.DataF
     ax.plot(alone["time"], alone["median"], "_", color=color, mew=2, ms=12)
     for censoring, marker in _MARKERS.items():
         own = data[data["censoring"] == censoring]
-        ax.plot(own["time"], own["measurement"], marker, color=_INK, ms=5, mec="white", mew=0.8, zorder=3)
+        ax.plot(own["time"], own["measurement"], marker, color=INK, ms=5, mec="white", mew=0.8, zorder=3)
     if not is_finite.all():
         label = ax.get_xaxis_transform()
-        ax.annotate(
-            "steady", (data["time"].max(), 1), xycoords=label, ha="center", va="bottom", fontsize=8, color=_GREY
-        )
+        ax.annotate("steady", (data["time"].max(), 1), xycoords=label, ha="center", va="bottom", fontsize=8, color=GREY)
     lowest = min(wide["lower"].min(), data["measurement"].min())
     if lowest > 0 and data["measurement"].max() > _WIDE_DATA * data["measurement"].min():
         ax.set_yscale("log")
@@ -213,7 +207,7 @@ def _draw_fit(ax: Axes, data: pd.DataFrame, wide: pd.DataFrame, narrow: pd.DataF
         ax.set_ylim(bottom=0)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.margins(x=0.02)
-    ax.grid(axis="y", color=_PALE, lw=0.6)
+    ax.grid(axis="y", color=PALE, lw=0.6)
 
 
 def _with_rest(table: pd.DataFrame, finite: pd.Series) -> pd.DataFrame:
@@ -241,7 +235,7 @@ def _draw_marginals(
     columns: int,
     intervals: pd.DataFrame,
 ) -> None:
-    for ax, name in zip(_grid(figure, len(names), rows, columns), names, strict=True):
+    for ax, name in zip(grid(figure, len(names), rows, columns), names, strict=True):
         _draw_marginal(ax, idata, name, intervals.loc[name])
 
 
@@ -252,21 +246,21 @@ def _draw_marginal(ax: Axes, idata: InferenceData, name: str, interval: pd.Serie
     values, density = summary.marginal_density(idata, name, on=on)
     ax.spines["left"].set_visible(False)
     ax.yaxis.set_major_locator(NullLocator())
-    ax.set_title(_titled(name, interval["unit"]), loc="left", fontsize=10, color=_INK, pad=16)
-    text = f"{_number(median)}  [{_number(lower)}, {_number(upper)}]" if math.isfinite(median) else "unknown"
-    ax.annotate(text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=8.5, color=_GREY)
+    ax.set_title(titled(name, interval["unit"]), loc="left", fontsize=10, color=INK, pad=16)
+    text = f"{number(median)}  [{number(lower)}, {number(upper)}]" if math.isfinite(median) else "unknown"
+    ax.annotate(text, (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=8.5, color=GREY)
     if not len(values):
-        ax.text(0.5, 0.5, "constant, or not finite", transform=ax.transAxes, ha="center", color=_GREY, fontsize=9)
+        ax.text(0.5, 0.5, "constant, or not finite", transform=ax.transAxes, ha="center", color=GREY, fontsize=9)
         ax.xaxis.set_major_locator(NullLocator())
         return
     inside = (values >= lower) & (values <= upper)
-    ax.fill_between(values, density, color=_PALETTE[0], alpha=0.15, lw=0)
-    ax.fill_between(values, density, where=inside, color=_PALETTE[0], alpha=0.40, lw=0)
-    ax.plot(values, density, color=_PALETTE[0], lw=1.5)
-    ax.plot([lower, upper], [0, 0], color=_INK, lw=3, solid_capstyle="butt", clip_on=False, zorder=3)
-    ax.plot([median], [0], "o", color="white", mec=_INK, mew=1.5, ms=6, clip_on=False, zorder=4)
+    ax.fill_between(values, density, color=PALETTE[0], alpha=0.15, lw=0)
+    ax.fill_between(values, density, where=inside, color=PALETTE[0], alpha=0.40, lw=0)
+    ax.plot(values, density, color=PALETTE[0], lw=1.5)
+    ax.plot([lower, upper], [0, 0], color=INK, lw=3, solid_capstyle="butt", clip_on=False, zorder=3)
+    ax.plot([median], [0], "o", color="white", mec=INK, mew=1.5, ms=6, clip_on=False, zorder=4)
     if "prior" in idata.groups():
-        ax.plot(*summary.marginal_density(idata, name, on=on, group="prior"), color=_GREY, lw=1, ls=(0, (4, 3)))
+        ax.plot(*summary.marginal_density(idata, name, on=on, group="prior"), color=GREY, lw=1, ls=(0, (4, 3)))
     if is_logarithmic:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(numticks=5))
@@ -282,24 +276,7 @@ def _is_logarithmic(interval: pd.Series) -> bool:
     return interval["scale"] != "lin" and bool(interval["upper"] > _WIDE_INTERVAL * interval["lower"])
 
 
-# ---- grids and words
-
-
-def _shape(count: int, most_columns: int) -> tuple[int, int]:
-    columns = min(count, most_columns)
-    return math.ceil(count / columns), columns
-
-
-def _grid(figure: FigureBase, count: int, rows: int, columns: int) -> list[Axes]:
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax in axes[count:]:
-        ax.remove()
-    for ax in axes[:count]:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.spines[["left", "bottom"]].set_color(_GREY)
-        ax.tick_params(colors=_GREY, labelsize=8.5)
-        ax.set_axisbelow(True)
-    return axes[:count]
+# ---- words
 
 
 def _heading(figure: Figure, idata: InferenceData) -> None:
@@ -311,25 +288,10 @@ def _heading(figure: Figure, idata: InferenceData) -> None:
     is_doubtful = not known.get("converged", True)
     figure.suptitle(
         f"{known.get('problem', 'Posterior')}   ·   {', '.join(parts)}",
-        x=0.012, ha="left", fontsize=13, color=_PALETTE[1] if is_doubtful else _INK,
+        x=0.012, ha="left", fontsize=13, color=PALETTE[1] if is_doubtful else INK,
     )  # fmt: skip
 
 
 def _section(figure: FigureBase, title: str, shown: int, total: int) -> None:
     more = f"   ({shown} of {total} shown)" if shown < total else ""
-    figure.suptitle(title + more, x=0.012, ha="left", fontsize=11, fontweight="bold", color=_INK)
-
-
-def _titled(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if unit else name
-
-
-def _percent(prob: float) -> str:
-    return f"{100 * prob:g} %"
-
-
-def _number(value: float) -> str:
-    """Return three significant digits, powers of ten as a human writes them."""
-    mantissa, _, exponent = f"{value:#.3g}".partition("e")
-    power = f"×10{str(int(exponent)).translate(_SUPERSCRIPTS)}" if exponent else ""
-    return mantissa.rstrip(".").replace("-", "−") + power
+    figure.suptitle(title + more, x=0.012, ha="left", fontsize=11, fontweight="bold", color=INK)

@@ -14,8 +14,8 @@ _ORDER = "variables_in_order"  # a folder knows none
 
 def append(folder: Path, group: str, dataset: xr.Dataset) -> None:
     """Write a group, or append its draws to those that are there."""
-    texts = {name: v.astype(object) for name, v in dataset.data_vars.items() if v.dtype.kind == "U"}
-    dataset = dataset.assign(texts).assign_attrs({_ORDER: list(dataset.data_vars)})
+    texts = {name: (v.dims, v.values.astype(object), v.attrs) for name, v in _of_kind(dataset, "U").items()}
+    dataset = _replaced(dataset, texts).assign_attrs({_ORDER: list(dataset.data_vars)})
     if not (folder / group).exists():
         # Draws hardly become smaller, and take a while over it.
         encoding = {name: {"compressors": None} for name in dataset.variables if name not in texts}
@@ -38,7 +38,19 @@ def opened(folder: Path) -> InferenceData:
 def open_group(folder: Path, group: str) -> xr.Dataset:
     """Return a group, whose arrays are read when they are asked for."""
     found = xr.open_dataset(folder, group=group, engine="zarr", chunks=None, consolidated=False)
-    texts = {name: v for name, v in found.data_vars.items() if v.dtype.kind == "T"}
-    found = found.assign({name: (v.dims, np.array(v.values.tolist(), dtype=str), v.attrs) for name, v in texts.items()})
+    texts = {
+        name: (v.dims, np.array(v.values.tolist(), dtype=str), v.attrs) for name, v in _of_kind(found, "TO").items()
+    }
+    found = _replaced(found, texts)
     order = found.attrs.pop(_ORDER)
     return found[order]
+
+
+def _of_kind(dataset: xr.Dataset, kinds: str) -> dict[str, xr.Variable]:
+    return {str(name): v for name, v in dataset.variables.items() if v.dtype.kind in kinds}
+
+
+def _replaced(dataset: xr.Dataset, texts: Mapping[str, tuple]) -> xr.Dataset:
+    """Return a group with other variables and coordinates in the place of some."""
+    coords = {name: text for name, text in texts.items() if name in dataset.coords}
+    return dataset.assign({name: text for name, text in texts.items() if name not in coords}).assign_coords(coords)

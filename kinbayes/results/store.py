@@ -15,14 +15,25 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from arviz import InferenceData
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from kinbayes.results.attributes import encode
 
 LAYOUT = 1  # of the file; a change that older readers would misread raises it
 LAYOUT_ATTR = "kinbayes_layout"
 _OWN_NAMES = frozenset(
-    {"chain", "draw", "start", "iteration", "log_density", "log_likelihood", "log_prior", "converged"}
+    {
+        "chain",
+        "draw",
+        "start",
+        "iteration",
+        "log_density",
+        "log_likelihood",
+        "log_prior",
+        "loss",
+        "converged",
+        "is_refined",
+    }
 )
 
 # The statistics of tempering, which have a trailing axis: a ladder of rungs, one a chain. Rung 0 is the prior (beta 0),
@@ -169,7 +180,7 @@ def posterior_data(
         of_warmup = draw_groups(parameters, warmup, warmup_stats or {})
         groups |= {f"warmup_{name}": group for name, group in of_warmup.items()}
     if prior is not None:
-        groups["prior"] = _parameter_group(parameters, prior[None], dims)
+        groups["prior"] = parameter_group(parameters, prior[None], dims)
     if prior_predictive is not None:
         groups["prior_predictive"] = _measurement_group(measurements, prior_predictive[None], dims)
     return InferenceData(attrs=root_attrs(attrs), **groups, **measurement_groups(measurements))
@@ -193,67 +204,9 @@ def draw_groups(
     """Return the groups that hold what a sampler drew: `posterior` (natural units) and `sample_stats`."""
     dims = ("chain", "draw")
     return {
-        "posterior": _parameter_group(parameters, draws, dims),
-        "sample_stats": _statistics_group(sample_stats, _counts(dims, draws)),
+        "posterior": parameter_group(parameters, draws, dims),
+        "sample_stats": _statistics_group(sample_stats, counts(dims, draws)),
     }
-
-
-def map_data(
-    parameters: ParameterTable,
-    measurements: MeasurementTable,
-    *,
-    estimates: Float[np.ndarray, "starts dim"],
-    log_density: Float[np.ndarray, " starts"],
-    log_likelihood: Float[np.ndarray, " starts"],
-    log_prior: Float[np.ndarray, " starts"],
-    converged: Bool[np.ndarray, " starts"],
-    history: Mapping[str, Shaped[np.ndarray, " iterations"]],
-    attrs: Mapping[str, object],
-) -> InferenceData:
-    """Build the result of an optimizer's run.
-
-    Parameters
-    ----------
-    parameters, measurements
-        What the columns of the arrays mean.
-    estimates
-        Where every start ended, natural units.
-    log_density, log_likelihood, log_prior
-        Log densities there, with respect to the scaled parameters.
-    converged
-        Whether every start met the optimizer's tolerance.
-    history
-        Statistics of every iteration; `log_density`, the best so far, at least.
-    attrs
-        What is to be known of the run; see `encode` for what values may be.
-
-    Returns
-    -------
-    InferenceData with the groups `map_estimate` (dimension `start`), `optimization_history` (dimension
-    `iteration`), `observed_data` and `constant_data`.
-
-    Raises
-    ------
-    StoreError
-        If a name cannot be stored, or `log_density` is missing in the history.
-    """
-    check_names(parameters.names, measurements.observables)
-    if "log_density" not in history:
-        raise StoreError(f"history lacks 'log_density'; it has {sorted(history)}")
-    ends = {
-        "log_density": log_density,
-        "log_likelihood": log_likelihood,
-        "log_prior": log_prior,
-        "converged": converged,
-    }
-    iterations = {name: ("iteration", np.asarray(values)) for name, values in history.items()}
-    groups = {
-        "map_estimate": _parameter_group(parameters, estimates, ("start",)).assign(
-            {name: ("start", values) for name, values in ends.items()}
-        ),
-        "optimization_history": xr.Dataset(iterations, _counts(("iteration",), history["log_density"])),
-    }
-    return InferenceData(attrs=root_attrs(attrs), **groups, **measurement_groups(measurements))
 
 
 def prediction_data(
@@ -300,7 +253,7 @@ def prediction_data(
 
 
 def _statistics_group(sample_stats: Mapping[str, np.ndarray], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
-    variables, counts = {}, dict(coords)
+    variables, found = {}, dict(coords)
     for name, values in sample_stats.items():
         dims = ("chain", "draw", _TRAILING_DIM[name]) if name in _TRAILING_DIM else ("chain", "draw")
         if np.ndim(values) != len(dims):
@@ -309,24 +262,26 @@ def _statistics_group(sample_stats: Mapping[str, np.ndarray], coords: Mapping[st
                 f"those with a third are {sorted(_TRAILING_DIM)}"
             )
         variables[name] = (dims, np.asarray(values))
-        counts |= _counts(dims[2:], np.moveaxis(values, -1, 0))
-    return xr.Dataset(variables, counts)
+        found |= counts(dims[2:], np.moveaxis(values, -1, 0))
+    return xr.Dataset(variables, found)
 
 
-def _counts(dims: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+def counts(dims: Sequence[str], values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the coordinates of an array's first axes: numbers from 0."""
     return {dim: np.arange(size) for dim, size in zip(dims, values.shape[: len(dims)], strict=True)}
 
 
-def _parameter_group(parameters: ParameterTable, values: np.ndarray, dims: Sequence[str]) -> xr.Dataset:
+def parameter_group(parameters: ParameterTable, values: np.ndarray, dims: Sequence[str]) -> xr.Dataset:
+    """Return one variable a parameter, of natural values (…, dim), with its scale, unit and prior."""
     variables = {
         name: (dims, values[..., k], {"scale": scale, "unit": unit, "prior": prior})
         for k, (name, scale, unit, prior) in enumerate(zip(*parameters, strict=True))
     }
-    return xr.Dataset(variables, _counts(dims, values))
+    return xr.Dataset(variables, counts(dims, values))
 
 
 def _measurement_group(measurements: MeasurementTable, values: np.ndarray, dims: Sequence[str]) -> xr.Dataset:
-    variables, coords = {}, _counts(dims, values)
+    variables, coords = {}, counts(dims, values)
     for observable, rows in _rows(measurements).items():
         label = measurements.labels.get(observable, observable)
         dim = f"{observable}_measurement"

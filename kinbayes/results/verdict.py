@@ -36,7 +36,7 @@ def converged(
 
     Beside the rules that the settings are for: a chain must move about as often as the others, none may lie below
     the best one's log densities, and every ladder of a tempered run must have brought a walker from the prior to the
-    posterior and back.
+    posterior and back. Draws of an approximation, such as Laplace's, are never converged.
 
     Parameters
     ----------
@@ -59,6 +59,12 @@ def converged(
     ValueError
         If the run has no posterior.
     """
+    approximation = attributes(idata).get("approximation")
+    if approximation is not None:
+        return False, [
+            f"The draws are of an approximation ({approximation}), not of the posterior, so they cannot converge. "
+            "Use kinbayes.sample; k_hat and effective_share say how far the two are apart."
+        ]
     found = diagnostics(idata)
     reasons = [
         *_unknown(found),

@@ -39,6 +39,8 @@ def check(problem: Problem) -> Check:
         lines.append("some parameters have no nominal value: a draw of the prior stands in for them")
     if not problem.is_proper:
         lines.append("the prior is improper (see the table): this problem can be optimized, not sampled")
+    if not problem.is_likelihood:
+        lines.append(problem.no_likelihood_because)
     assumed = [p.name for p in problem.estimated if p.is_assumed and p.is_proper]
     if assumed:
         lines.append(

@@ -109,10 +109,15 @@ def _in_driver(problem: Problem, name: str, pairs: Settings, record: dict[str, o
 
 def _nuts(problem: Problem, given: dict[str, object], thin: int | None) -> Choice:
     """Choose the backend as well, which is the first of the settings."""
-    is_native = problem.engine == "native"
+    is_native = problem.engine == "native" and not problem.is_grouped
     backend = given.pop("backend", "nutpie" if is_native else "numpyro")
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r} of 'nuts'; choose from {list(BACKENDS)}")
+    if backend == "nutpie" and problem.is_grouped:
+        raise ValueError(
+            "nutpie calls the native kernel, outside which constraints that hold always, once or between two times are "
+            "decided: use 'numpyro'"
+        )
     if backend == "nutpie" and not is_native:
         raise ValueError(f"nutpie calls the native engine, and this problem's is {problem.engine!r}: use 'numpyro'")
     if backend == "nutpie" and thin not in (None, 1):

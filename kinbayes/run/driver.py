@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kinbayes.optimizers.base import Bounds, OptimizerFactory
-from kinbayes.run.pieces import Settings, sample, search, start_optimizer, start_sampler
+from kinbayes.run.host_search import search_on_host, start_on_host
+from kinbayes.run.pieces import Settings, best_members, sample, search, start_optimizer, start_sampler
 from kinbayes.run.runs import (
     JUDGING_GROWTH,
     OptimizerProgress,
@@ -144,37 +145,39 @@ def run_optimizer(
     settings: Settings = (),
     *,
     bounds: Bounds,
-    initial: Float[np.ndarray | Array, "n dim"] | OptimizerRun,
+    initial: Float[np.ndarray | Array, "starts points dim"] | OptimizerRun,
     max_evaluations: int,
     seed: int,
+    target_loss: float = -np.inf,
     trace: Trace | None = None,
     chunk: int = 100,
     on_chunk: Callable[[OptimizerProgress], str | None] | None = None,
 ) -> OptimizerRun:
-    """Run an optimizer until every start has finished or the evaluations are spent.
+    """Run independent starts of an optimizer until all have finished, one is good enough, or the evaluations are spent.
 
     Parameters
     ----------
     objective
-        `jax.tree_util.Partial`: candidates (n, dim) -> `Evaluation`. Other numbers in it compile nothing
-        again.
+        `jax.tree_util.Partial`: candidates (n, dim) -> `Evaluation`. Other numbers in it compile nothing again.
     factory
         The optimizer, a value of `OPTIMIZERS`.
     settings
         The factory's keyword arguments, as pairs of name and value.
     bounds
-        Walls of the search.
+        Walls of the search, (dim,), or of every start, (starts, dim).
     initial
-        Starting points inside the bounds, (n, dim); or an earlier run, which is
-        continued.
+        Points to begin at inside the bounds, (starts, points, dim), as many for each start as the optimizer's
+        `num_points`; or an earlier run, which is continued.
     max_evaluations
         Largest number of candidates to evaluate; an iteration that would pass it is not begun.
     seed
         Seed of all random numbers.
+    target_loss
+        Loss that is good enough.
     trace
-        Where the history goes beside the run: `loss`, one row an iteration.
+        Where the history goes beside the run: `loss` and `evaluations`, one row an iteration.
     chunk
-        Largest number of iterations of one compiled piece.
+        Largest number of iterations of one piece.
     on_chunk
         Called after each piece, as in `run_sampler`.
 
@@ -185,33 +188,58 @@ def run_optimizer(
     Raises
     ------
     ValueError
-        If a starting point lies outside the bounds.
+        If a point lies outside the bounds, or the number of points is another.
     """
-    bounds = Bounds(*(jnp.asarray(wall, float) for wall in bounds))
+    num_starts = initial.num_starts if isinstance(initial, OptimizerRun) else len(initial)
+    bounds = Bounds(*(jnp.broadcast_to(jnp.asarray(w, float), (num_starts, np.shape(w)[-1])) for w in bounds))
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    algorithm = {"factory": factory, "settings": settings}
-    start = partial(start_optimizer, bounds, init_key, **algorithm)
+    algorithm, target_loss = {"factory": factory, "settings": settings}, float(target_loss)
+    optimizer = factory(Bounds(bounds.lower[0], bounds.upper[0]), **dict(settings))
+    starter, searcher = (start_optimizer, search) if optimizer.is_traceable else (start_on_host, search_on_host)
+    start = partial(starter, bounds, init_key, **algorithm)
     if isinstance(initial, OptimizerRun):
-        state = _continued(initial.state, start, initial.num_points, len(bounds.lower))
-        begun = _found(state, initial.num_points, initial.history, initial.evaluations, initial.seconds)
+        state = initial.state
+        if isinstance(state, Leaves):
+            state = restored(state, start(_anywhere(bounds, optimizer.num_points)))
+        begun = initial._replace(state=state, stopped="")
     else:
-        points = _inside(initial, *bounds, or_on=True)
-        begun = _found(start(points), len(points), np.zeros(0), 0, 0.0)
-    advance = partial(search, objective, bounds, step_key, **algorithm, capacity=chunk)
+        expected = (num_starts, optimizer.num_points, bounds.lower.shape[1])
+        if np.shape(initial) != expected:
+            raise ValueError(f"initial has shape {np.shape(initial)}; the optimizer begins at points {expected}")
+        points = _inside(initial, bounds.lower[:, None], bounds.upper[:, None], or_on=True)
+        begun = OptimizerRun(
+            **dict.fromkeys(("position", "loss", "converged", "finished", "members", "member_losses"), np.zeros(0)),
+            history=np.zeros(0),
+            counts=np.zeros(0, int),
+            state=start(points),
+            num_starts=num_starts,
+            evaluations=0,
+            seconds=0.0,
+            stopped="",
+        )
+    members = partial(best_members, bounds, **algorithm, is_traceable=optimizer.is_traceable)
+    begun = _found(begun, members, target_loss)
+    advance = partial(searcher, objective, bounds, step_key, **algorithm, capacity=chunk)
     if trace is not None:
-        trace.begin({"loss": np.zeros(1)}, max_evaluations, begun.state)
+        trace.begin({"loss": np.zeros(1), "evaluations": np.zeros(1, int)}, max_evaluations, begun.state)
 
     def piece(run: OptimizerRun, longest: int) -> OptimizerProgress:
         began, allowed = time.perf_counter(), max_evaluations - run.evaluations
-        state, losses, done, spent = advance(run.state, len(run.history), longest, allowed)
-        losses = np.asarray(losses)[: int(done)]
+        state, rounds = advance(run.state, len(run.history), longest, allowed, target_loss)
+        done = int(rounds.done)
+        losses, counts = np.asarray(rounds.losses)[:done], run.evaluations + np.asarray(rounds.counts)[:done]
         if trace is not None:
-            trace.write({"loss": losses})
-        history = np.concatenate([run.history, losses])
-        seconds = run.seconds + time.perf_counter() - began
-        run = _found(state, run.num_points, history, run.evaluations + int(spent), seconds)
+            trace.write({"loss": losses, "evaluations": counts})
+        run = run._replace(
+            state=state,
+            history=np.concatenate([run.history, losses]),
+            counts=np.concatenate([run.counts, counts]),
+            evaluations=run.evaluations + int(rounds.evaluations),
+        )
+        run = _found(run, members, target_loss)
         if not run.stopped and done < longest:
             run = run._replace(stopped="max_evaluations")
+        run = run._replace(seconds=run.seconds + time.perf_counter() - began)
         return OptimizerProgress("optimize", run.evaluations, max_evaluations, run)
 
     return _driven(begun, piece, on_chunk, chunk)
@@ -237,16 +265,16 @@ def _driven(run, piece: Callable, on_chunk: Callable | None, chunk: int):
     return run
 
 
-def _inside(points, lower, upper, *, or_on: bool = False) -> Float[Array, "n dim"]:
+def _inside(points, lower, upper, *, or_on: bool = False) -> Float[Array, "... dim"]:
     """Check that starting points lie inside the walls, or on them where that will do."""
     points = np.asarray(points, float)
-    lower, upper = np.asarray(lower), np.asarray(upper)
+    lower, upper = (np.broadcast_to(np.asarray(wall), points.shape) for wall in (lower, upper))
     fits = (lower <= points) & (points <= upper) if or_on else (lower < points) & (points < upper)
     if not fits.all():
-        row, column = np.argwhere(~fits)[0]
+        *start, column = place = tuple(map(int, np.argwhere(~fits)[0]))
         raise ValueError(
-            f"start {row} has {points[row, column]} in entry {column}, which must lie "
-            f"{'in' if or_on else 'strictly inside'} [{lower[column]}, {upper[column]}]"
+            f"start {', point '.join(map(str, start))} has {points[place]} in entry {column}, which must lie "
+            f"{'in' if or_on else 'strictly inside'} [{lower[place]}, {upper[place]}]"
         )
     return jnp.asarray(points)
 
@@ -299,17 +327,23 @@ def _continued(state: PyTree, start: Callable, num_points: int, dim: int) -> PyT
     return jax.tree.map(jnp.asarray, restored(state, jax.eval_shape(start, jnp.zeros((num_points, dim)))))
 
 
-def _found(state: PyTree, num_points: int, history: np.ndarray, evaluations: int, seconds: float) -> OptimizerRun:
-    finished = np.asarray(state.finished)
-    return OptimizerRun(
-        position=np.asarray(state.best_position),
-        loss=np.asarray(state.best_loss),
-        converged=np.asarray(state.converged),
+def _anywhere(bounds: Bounds, num_points: int) -> Float[np.ndarray, "starts points dim"]:
+    """Return points inside the bounds, of the shape with which a run begins."""
+    inside = np.clip(0.0, np.asarray(bounds.lower), np.asarray(bounds.upper))
+    return np.repeat(inside[:, None], num_points, axis=1)
+
+
+def _found(run: OptimizerRun, members: Callable, target_loss: float) -> OptimizerRun:
+    """Return a run with what its state says."""
+    finished, loss = np.asarray(run.state.finished), np.asarray(run.state.best_loss)
+    positions, losses = members(run.state)
+    is_good = bool(len(loss)) and loss.min() <= target_loss
+    return run._replace(
+        position=np.asarray(run.state.best_position),
+        loss=loss,
+        converged=np.asarray(run.state.converged),
         finished=finished,
-        history=history,
-        state=state,
-        num_points=num_points,
-        evaluations=evaluations,
-        seconds=seconds,
-        stopped="finished" if finished.all() else "",
+        members=np.asarray(positions),
+        member_losses=np.asarray(losses),
+        stopped="finished" if finished.all() else "target_loss" if is_good else "",
     )

@@ -1,4 +1,4 @@
-"""Finding the mode of a posterior: designs, the run, and its result."""
+"""Finding the mode of a posterior: starts, the search, its refinement, and the result."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from contextlib import closing, nullcontext
 import numpy as np
 
 from kinbayes.optimizers import OPTIMIZERS
-from kinbayes.problem.parameters import natural
+from kinbayes.optimizers.base import Bounds
 from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.folder import append, finish
@@ -16,19 +16,28 @@ from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record, saving
 from kinbayes.run.budget import Clock, check_budgets, in_turn
+from kinbayes.run.map_result import map_result
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.refine import REFINERS, SHARE, refined
 from kinbayes.run.runs import OptimizerRun
-from kinbayes.run.search import search
+from kinbayes.run.search import LOSSES, search
+from kinbayes.run.search_starts import search_starts
 from kinbayes.run.settings import checked_settings
-from kinbayes.run.starts import drawn_starts
+from kinbayes.run.study import Study
+
+STARTS = {"multistart": 50, "quasi_newton": 50}  # of local searches with gradients; of all others one
 
 
 def optimize(
     problem: Problem,
     optimizer: str = "multistart",
     *,
-    starts: int = 20,
+    starts: int | None = None,
     max_evaluations: int = 20_000,
+    refine: str | None = None,
+    loss: str = "posterior",
+    initial: str | InferenceData | np.ndarray = "latin_hypercube",
+    target_loss: float | None = None,
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -41,20 +50,36 @@ def optimize(
     Parameters
     ----------
     problem
-        The problem; its posterior may be improper.
+        The problem; its posterior may be improper, and its objective functions need be no likelihoods.
     optimizer
-        A name in `OPTIMIZERS`: `multistart`.
+        A name in `OPTIMIZERS`. Local searches with gradients: `multistart` (damped Gauss-Newton steps), `quasi_newton`.
+        Populations without: `differential_evolution`, `scatter_search`, `particle_swarm`, `simulated_annealing`.
+        `simplex`: a local search without gradients. `bayesian`, `genetic`: few, expensive evaluations, by Optuna.
     starts
-        Number of starts, drawn from the prior (uniformly within the bounds where there is none). Those that cannot be
-        simulated are replaced.
+        Number of independent starts, run side by side; by default 50 of a local search with gradients, else 1.
     max_evaluations
         Simulations of the whole problem that may be spent.
+    refine
+        A local search with which to end, from the best points of all starts: `multistart`, `quasi_newton` or `simplex`.
+        Half of the evaluations and of the seconds is kept for it. The best of these searches go on with tolerances a
+        thousand times tighter.
+    loss
+        What is minimised: `posterior`, the negative log density with respect to du, or `petab`, the objective of PEtab
+        tools, which leaves out what the priors' scales and bounds do.
+    initial
+        Where to begin. A design, in which parameters are spread between their bounds, and those with open ones drawn
+        from their priors: `latin_hypercube`, `sobol`, `multi_jittered`, `random`; `prior`, draws of it; `nominal`, the
+        nominal point and a Latin hypercube; a result of `optimize`; or scaled vectors (starts, dim). Starts that are
+        one point are replaced where they cannot be simulated.
+    target_loss
+        Loss at which to stop; None for none.
     seed
         Seeds everything that is random.
     settings
         Settings of the optimizer, by name; see its docstring.
     checkpoint
-        A folder to make, in which the search is kept while it goes on, and its result.
+        A folder to make, in which the search is kept while it goes on, and its result; of `bayesian` and `genetic`
+        also study.log, which Optuna's dashboard opens. A refinement is not kept: it begins anew.
     resume
         Whether to continue the search of the checkpoint, and begin it if there is none. All else must be asked for as
         it was, but `max_evaluations` may be more. It ends where one that was never interrupted does, to the last bit.
@@ -66,8 +91,8 @@ def optimize(
     Returns
     -------
     InferenceData
-        Groups `map_estimate` (one entry a start, best first), `optimization_history`, `observed_data`,
-        `constant_data`; attributes hold how it was made.
+        Groups `map_estimate` (one entry a start, and a point that was refined; best first), `optimization_history`,
+        `curvature` at the best point, `observed_data`, `constant_data`; attributes hold how it was made.
 
     Raises
     ------
@@ -81,66 +106,86 @@ def optimize(
     began = time.perf_counter()
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; choose from {sorted(OPTIMIZERS)}")
+    if refine is not None and refine not in REFINERS:
+        raise ValueError(f"unknown refine {refine!r}; choose from {sorted(REFINERS)}, or None")
+    if loss not in LOSSES:
+        raise ValueError(f"unknown loss {loss!r}; choose from {list(LOSSES)}")
+    starts = STARTS.get(optimizer, 1) if starts is None else starts
     if starts < 1 or max_evaluations < 1:
         raise ValueError(f"starts is {starts} and max_evaluations {max_evaluations}; both must be at least 1")
     factory = OPTIMIZERS[optimizer]
     pairs = checked_settings(optimizer, factory, settings or {}, fixed=("bounds",))
+    bound = factory(Bounds(problem.lower, problem.upper), **dict(pairs))
+    share = 1.0 if refine is None else 1.0 - SHARE
+    first_round, allowed = starts * bound.num_points, int(share * max_evaluations)
+    if first_round > allowed:
+        raise ValueError(
+            f"max_evaluations is {max_evaluations}, of which {optimizer!r} has {allowed}, but its first round takes "
+            f"{first_round}, {bound.num_points} of each start; give more evaluations, or fewer starts"
+        )
     store.check_names(problem.parameter_names, [o.name for o in problem.observables])
     check_budgets(max_seconds=max_seconds)
-    asked = {"optimizer": optimizer, "settings": dict(pairs), "starts": starts, "seed": seed}
+    asked = {
+        "optimizer": optimizer,
+        "settings": dict(pairs),
+        "starts": starts,
+        "refine": refine,
+        "loss": loss,
+        "target_loss": target_loss,
+        "seed": seed,
+    }
     saved = saving.opened(checkpoint, resume=resume, kind="optimize", problem=problem, asked=asked)
     with nullcontext() if saved is None else closing(saved):
         if saved is not None and saved.is_begun:
-            if saved.has_result and saved.optimizer_run().stopped == "finished":
+            if saved.has_result and saved.optimizer_run().stopped in ("finished", "target_loss"):
                 return load(saved.path)
             first, said = saved.optimizer_run(), saved.plan["said"]
         else:
-            first, said = drawn_starts(problem, starts, np.random.default_rng(seed))
+            first, said = search_starts(problem, initial, starts, bound.num_points, seed)
             if saved is not None:
-                saved.prepare({"said": said, "num_points": len(first)}, {}, 8 * (problem.dim + 4) * starts)
+                saved.prepare({"said": said}, {}, 8 * (problem.dim + 6) * (starts + 45))
+        study = None
+        if saved is not None and not bound.is_traceable:
+            walls = np.asarray(problem.lower), np.asarray(problem.upper)
+            study = Study(saved.path / "study.log", problem.name, problem.parameter_names, *walls)
+        aim = -np.inf if target_loss is None else target_loss
         with ProgressDisplay() if progress else nullcontext() as display:
+            clock, own = Clock(max_seconds), Clock(None if max_seconds is None else share * max_seconds)
+            shown = display and display.update
             run = search(
                 problem,
                 factory,
                 pairs,
+                loss=loss,
                 initial=first,
-                max_evaluations=max_evaluations,
+                max_evaluations=allowed,
                 seed=seed,
+                target_loss=aim,
                 trace=saved,
-                on_chunk=in_turn([display and display.update, saved and saved.update, Clock(max_seconds).reason]),
+                on_chunk=in_turn([shown, saved and saved.update, study and study.update, own.reason]),
             )
+            if saved is not None:
+                saved.commit(run)
+            heats: tuple[OptimizerRun, ...] = ()
+            if refine is not None and run.stopped not in ("interrupted", "target_loss"):
+                left = max_evaluations - run.evaluations
+                hooks = in_turn([shown, clock.reason])
+                heats = refined(problem, run, refine, loss, left, seed=seed, target_loss=aim, on_chunk=hooks)
+        evaluations = run.evaluations + sum(heat.evaluations for heat in heats)
         about = record.attributes(
             problem,
             algorithm=optimizer,
             settings=dict(pairs),
             seed=seed,
             wall_time=time.perf_counter() - began,
-            simulations=run.evaluations * problem.num_lanes,
+            simulations=evaluations * problem.num_lanes,
         )
-        idata = _result(problem, run, about | said)
+        about |= {"refine": refine or "", "loss": loss, "starts": starts, "evaluations": evaluations}
+        idata = map_result(problem, run, heats, about | said)
         if saved is None:
             return idata
-        saved.commit(run)
         with saved.writing_result() as folder:
             for name in idata.groups():
                 append(folder, name, idata[name])
             finish(folder, idata.attrs)
         return load(saved.path)
-
-
-def _result(problem: Problem, run: OptimizerRun, attrs: Mapping[str, object]) -> InferenceData:
-    # The losses came with gradients, in whose steps the errors of the sensitivities have a say: they differ a little.
-    found = problem.evaluate(run.position)
-    order = np.argsort(-(found.log_likelihood + found.log_prior), kind="stable")
-    log_likelihood, log_prior = found.log_likelihood[order], found.log_prior[order]
-    return store.map_data(
-        record.parameter_table(problem),
-        record.measurement_table(problem),
-        estimates=natural(run.position[order], problem.scale),
-        log_density=log_likelihood + log_prior,
-        log_likelihood=log_likelihood,
-        log_prior=log_prior,
-        converged=run.converged[order],
-        history={"log_density": -run.history},
-        attrs=dict(attrs) | {"stopped": run.stopped, "converged": bool(run.converged[order[0]])},
-    )

@@ -6,15 +6,36 @@ lengths are arguments.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from kinbayes.optimizers.base import Bounds, OptimizerFactory, OptimizerState
+from kinbayes.optimizers.base import Bounds, Evaluation, OptimizerFactory, OptimizerState
 from kinbayes.samplers.base import SamplerFactory, SamplerState, StepInfo, Target
 
 Settings = tuple[tuple[str, object], ...]
+
+
+class Rounds(NamedTuple):
+    """What some iterations of an optimizer did.
+
+    Attributes
+    ----------
+    losses
+        Lowest loss of all starts after each iteration, of which the first `done` are filled.
+    counts
+        Number of evaluations that had been done by then, of those that `evaluations` counts.
+    done, evaluations
+        Numbers of iterations and of evaluations.
+    """
+
+    losses: Float[Array, " capacity"]
+    counts: Int[Array, " capacity"]
+    done: Int[Array, ""]
+    evaluations: Int[Array, ""]
 
 
 @partial(jax.jit, static_argnames=("factory", "settings", "num_warmup"))
@@ -105,13 +126,19 @@ def _draw(state: SamplerState, info: StepInfo) -> dict[str, PyTree]:
 def start_optimizer(
     bounds: Bounds,
     key: Key[Array, ""],
-    U: Float[Array, "n dim"],
+    U: Float[Array, "starts points dim"],
     *,
     factory: OptimizerFactory,
     settings: Settings,
 ) -> OptimizerState:
-    """Make an optimizer's first state."""
-    return factory(bounds, **dict(settings)).init(key, U)
+    """Make the first states of independent starts, stacked; bounds are (starts, dim)."""
+
+    def start(own: Bounds, key: Key[Array, ""], points: Float[Array, "points dim"]) -> OptimizerState:
+        return factory(own, **dict(settings)).init(key, points)
+
+    state = jax.vmap(start)(bounds, each_start(key, len(U)), U)
+    # Weak types would become strong in the first piece, and the second be compiled again.
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
 
 @partial(jax.jit, static_argnames=("factory", "settings", "capacity"))
@@ -123,49 +150,90 @@ def search(
     start: Int[Array, ""],
     length: Int[Array, ""],
     allowed: Int[Array, ""],
+    target_loss: Float[Array, ""],
     *,
     factory: OptimizerFactory,
     settings: Settings,
     capacity: int,
-) -> tuple[OptimizerState, Float[Array, " capacity"], Int[Array, ""], Int[Array, ""]]:
-    """Ask, evaluate and tell, until every start has finished.
+) -> tuple[OptimizerState, Rounds]:
+    """Ask, evaluate and tell, until every start has finished or one is good enough.
 
     Parameters
     ----------
     objective
         Candidates (n, dim) -> `Evaluation`.
     bounds
-        Walls of the search.
+        Walls of every start, (starts, dim).
     key
-        The run's random key; each iteration folds its index into it.
+        The run's random key; each start folds its place into it, and each iteration its index.
     state
-        The optimizer's state.
+        The states of all starts, stacked.
     start
         Index of the first iteration.
     length, allowed
         Largest numbers of iterations, at most `capacity`, and of evaluations.
+    target_loss
+        Loss that is good enough.
     factory, settings
         The optimizer and its settings.
     capacity
-        Number of losses to make room for.
+        Number of rows to make room for.
 
     Returns
     -------
-    The new state, the lowest loss after each iteration (capacity,), and the numbers of iterations and
-    evaluations done.
+    The new states, and what the iterations did.
     """
-    optimizer = factory(bounds, **dict(settings))
-    num_candidates = jax.eval_shape(optimizer.ask, key, state).shape[0]
+    num_starts = len(bounds.lower)
+    keys = each_start(key, num_starts)
+
+    def ask(own: Bounds, state: OptimizerState) -> Float[Array, "n dim"]:
+        return factory(own, **dict(settings)).ask(state)
+
+    def tell(own: Bounds, key: Key[Array, ""], i, state: OptimizerState, evaluation: Evaluation) -> OptimizerState:
+        return factory(own, **dict(settings)).tell(jax.random.fold_in(key, i), state, evaluation)
+
+    num_candidates = jax.eval_shape(jax.vmap(ask), bounds, state).shape[1]
+
+    def asked(state: OptimizerState) -> Int[Array, ""]:
+        return num_candidates * jnp.sum(~state.finished)
 
     def goes_on(carry):
-        i, state, _ = carry
-        return (i < length) & ((i + 1) * num_candidates <= allowed) & ~state.finished.all()
+        state, rounds = carry
+        is_affordable = rounds.evaluations + asked(state) <= allowed
+        is_good = state.best_loss.min() <= target_loss
+        return (rounds.done < length) & is_affordable & ~state.finished.all() & ~is_good
 
     def body(carry):
-        i, state, losses = carry
-        candidates = optimizer.ask(jax.random.fold_in(key, start + i), state)
-        state = optimizer.tell(state, candidates, objective(candidates))
-        return i + 1, state, losses.at[i].set(state.best_loss.min())
+        state, (losses, counts, done, spent) = carry
+        # What a finished start asks for is not looked at: the engine gives up on NaN at once.
+        candidates = jnp.where(state.finished[:, None, None], jnp.nan, jax.vmap(ask)(bounds, state))
+        evaluation = objective(candidates.reshape(num_starts * num_candidates, -1))
+        apart = jax.tree.map(lambda leaf: leaf.reshape(num_starts, num_candidates, *leaf.shape[1:]), evaluation)
+        spent = spent + asked(state)
+        state = jax.vmap(tell, in_axes=(0, 0, None, 0, 0))(bounds, keys, start + done, state, apart)
+        rows = losses.at[done].set(state.best_loss.min()), counts.at[done].set(spent)
+        return state, Rounds(*rows, done + 1, spent)
 
-    done, state, losses = jax.lax.while_loop(goes_on, body, (jnp.array(0), state, jnp.zeros(capacity)))
-    return state, losses, done, done * num_candidates
+    nothing = Rounds(jnp.zeros(capacity), jnp.zeros(capacity, int), jnp.array(0), jnp.array(0))
+    return jax.lax.while_loop(goes_on, body, (state, nothing))
+
+
+def best_members(
+    bounds: Bounds, state: OptimizerState, *, factory: OptimizerFactory, settings: Settings, is_traceable: bool
+) -> tuple[Float[Array | np.ndarray, "starts k dim"], Float[Array | np.ndarray, "starts k"]]:
+    """Return of every start the points that a local search may begin at, and their losses."""
+    if is_traceable:
+        return _best_members(bounds, state, factory=factory, settings=settings)
+    optimizer = factory(Bounds(bounds.lower[0], bounds.upper[0]), **dict(settings))
+    found = [optimizer.members(jax.tree.map(lambda leaf, k=k: leaf[k], state)) for k in range(len(bounds.lower))]
+    return tuple(np.stack(part) for part in zip(*found, strict=True))
+
+
+@partial(jax.jit, static_argnames=("factory", "settings"))
+def _best_members(bounds: Bounds, state: OptimizerState, *, factory: OptimizerFactory, settings: Settings) -> tuple:
+    return jax.vmap(lambda own, state: factory(own, **dict(settings)).members(state))(bounds, state)
+
+
+def each_start(key: Key[Array, ""], num_starts: int) -> Key[Array, " starts"]:
+    """Return the key of every start, which does not depend on how many there are."""
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(num_starts))

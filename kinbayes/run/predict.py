@@ -46,8 +46,8 @@ def predict(
     Returns
     -------
     InferenceData
-        Groups `states` and `observables`, without noise, and `predictions`, new measurements with noise; variables
-        have dims (chain, draw, time).
+        Groups `states` and `observables`, without noise, and `predictions`, new measurements with noise, empty where
+        there is no likelihood; variables have dims (chain, draw, time).
 
     Raises
     ------
@@ -67,7 +67,6 @@ def predict(
     states = grid.states(points)[:, 0]
     is_failed = np.any(rows.status != 0, axis=-1)
     simulated = np.where(is_failed[:, None], np.nan, rows.simulated)
-    replicated = grid.draw_measurements(np.random.default_rng(seed), simulated, rows.noise)
     names = [o.name for o in grid.observables]
 
     def by_observable(values: np.ndarray) -> dict[str, np.ndarray]:
@@ -77,7 +76,9 @@ def predict(
         times,
         states={n: np.where(is_failed[:, None], np.nan, states[..., k]) for k, n in enumerate(problem.model.states)},
         observables=by_observable(simulated),
-        predictions=by_observable(replicated),
+        predictions=by_observable(grid.draw_measurements(np.random.default_rng(seed), simulated, rows.noise))
+        if grid.is_likelihood
+        else {},
         time_unit=record.measurement_table(problem).time_unit,
         attrs={
             "problem": problem.name,

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from kinbayes.results.convergence import diagnose
 from kinbayes.run.state import Leaves
@@ -89,28 +89,34 @@ class OptimizerRun(NamedTuple):
         Best point of every start, (starts, dim), and its loss, (starts,).
     converged, finished
         Which starts met the optimizer's test for an optimum, and which have ended for any reason, (starts,).
-    history
-        Lowest loss of all starts after each iteration, (iterations,).
+    members, member_losses
+        The points of every start that a local search may begin at, (starts, members, dim), best first, and their
+        losses.
+    history, counts
+        Lowest loss of all starts after each iteration, (iterations,), and the evaluations that it had taken.
     state
-        The optimizer's state after the last iteration, or `Leaves` of it.
-    num_points
-        Number of points that it started from.
+        The states of all starts after the last iteration, stacked, or `Leaves` of them.
+    num_starts
+        Number of starts.
     evaluations
         Number of candidates evaluated.
     seconds
         Wall time, compilation included.
     stopped
-        Why it ended: "finished" (every start has), "max_evaluations", "interrupted", or what `on_chunk` said;
-        empty while it runs.
+        Why it ended: "finished" (every start has), "target_loss", "max_evaluations", "interrupted", or what `on_chunk`
+        said; empty while it runs.
     """
 
     position: Float[np.ndarray, "starts dim"]
     loss: Float[np.ndarray, " starts"]
     converged: Bool[np.ndarray, " starts"]
     finished: Bool[np.ndarray, " starts"]
+    members: Float[np.ndarray, "starts members dim"]
+    member_losses: Float[np.ndarray, "starts members"]
     history: Float[np.ndarray, " iterations"]
+    counts: Int[np.ndarray, " iterations"]
     state: PyTree
-    num_points: int
+    num_starts: int
     evaluations: int
     seconds: float
     stopped: str

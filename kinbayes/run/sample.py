@@ -109,7 +109,7 @@ def sample(
     StartError
         If no start has a density.
     ValueError
-        If a name or a setting is unknown.
+        If a name or a setting is unknown, or the problem has no likelihood.
     CheckpointError
         If the checkpoint cannot be made, written or continued, or is one of another run.
     RuntimeError
@@ -122,6 +122,8 @@ def sample(
             f"the prior of {improper} is improper (no prior, and open bounds), so the posterior may be too; "
             "give them a prior or finite bounds to sample, or optimize instead"
         )
+    if not problem.is_likelihood:
+        raise ValueError(problem.no_likelihood_because)
     for name, value, least in (("draws", draws, 1), ("warmup", warmup, 0), ("chains", chains, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")

@@ -264,13 +264,11 @@ class Saving:
         """Return the optimizer's run as it was committed last; where it is the driver reads from its state."""
         record, nothing = self._checkpoint.record, np.zeros(0)
         return OptimizerRun(
-            position=nothing,
-            loss=nothing,
-            converged=nothing,
-            finished=nothing,
+            **dict.fromkeys(("position", "loss", "converged", "finished", "members", "member_losses"), nothing),
             history=np.asarray(Stored(self._checkpoint, "loss", 0, self.length)),
+            counts=np.asarray(Stored(self._checkpoint, "evaluations", 0, self.length)),
             state=self._state(),
-            num_points=self.plan["num_points"],
+            num_starts=self.plan["asked"]["starts"],
             stopped=record["stopped"],
             **{name: record[name] for name in _COUNTS["optimize"]},
         )

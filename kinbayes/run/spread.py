@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from kinbayes.ode.status import Status
 from kinbayes.problem.problem import Problem
+from kinbayes.run.curvature import curvature, walls
 
 NEGLIGIBLE = math.log(1000)  # an optimum whose mass is smaller than the best one's by this factor gets no chain
 VALLEY = 1.0  # of log density: what a chain crosses at its next step or the one after
@@ -29,9 +29,6 @@ OVERDISPERSION = 2.0  # of covariances: R-hat asks for starts that are spread wi
 LOWEST = 10.0  # times dim, of log density below the optimum; a start of a normal posterior lies 1 times dim below it
 MOST_OPTIMA = 20  # that are looked at, the highest
 _BETWEEN = np.arange(1, 8) / 8  # of the way from one end to another, where valleys are looked for
-_WALL = 1e-6  # of a parameter's range: how near to a wall a point may lie
-_COARSE, _FINE = 1e-3, 0.1  # steps of differences: of the prior's width, of the posterior's given all other parameters
-_SHORTEST = 1e-5  # of the prior's width, below which a gradient's own errors decide
 _WIDTH_DRAWS = 1000  # of the prior, for its width
 _MOST_DRAWS = 50  # of a start, until one has a density
 _MOST_INSIDE = 100  # of a draw, until one lies between the walls
@@ -143,14 +140,7 @@ def depth(dim: int) -> float:
 
 def inside(problem: Problem, points: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
     """Move points that lie on a wall off it, where unconstrained space has no end."""
-    return np.clip(points, *_walls(problem))
-
-
-def _walls(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Return the lowest and the highest points strictly inside the walls."""
-    lower, upper = np.asarray(problem.lower), np.asarray(problem.upper)
-    margin = _WALL * np.where(np.isfinite(upper - lower), upper - lower, 1.0)
-    return lower + margin, upper - margin
+    return np.clip(points, *walls(problem))
 
 
 def prior_width(problem: Problem, rng: np.random.Generator) -> Float[np.ndarray, " dim"]:
@@ -199,11 +189,8 @@ def laplace(
     -------
     The approximation.
     """
-    low, high = _walls(problem)
-    _, curvature = _derivatives(problem, position, _COARSE * width)
-    with np.errstate(divide="ignore"):
-        steps = np.clip(_FINE / np.sqrt(np.abs(np.diag(curvature))), _SHORTEST * width, _FINE * width)
-    gradient, hessian = _derivatives(problem, position, steps)
+    low, high = walls(problem)
+    gradient, hessian, _ = curvature(problem, position, width)
     is_low, is_high = (position <= low) & (gradient < 0), (position >= high) & (gradient > 0)
     is_held = is_low | is_high
     free = np.flatnonzero(~is_held)
@@ -216,27 +203,6 @@ def laplace(
     log_volume = np.sum(np.log(sd * width[free] * math.sqrt(2 * math.pi))) - np.sum(np.log(fall[is_held]))
     decay = np.where(is_held, np.where(is_low, 1 / fall, -1 / fall), 0.0)
     return Optimum(position, log_density, log_density + float(log_volume), factor, decay)
-
-
-def _derivatives(
-    problem: Problem, position: Float[np.ndarray, " dim"], steps: Float[np.ndarray, " dim"]
-) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, "dim dim"]]:
-    """Return the gradient and the Hessian of the log density.
-
-    Where a neighbour has no density the difference is one-sided; with none on either side the curvature is taken as
-    zero.
-    """
-    low, high = _walls(problem)
-    neighbours = np.clip(position + np.concatenate([np.diag(-steps), np.diag(steps)]), low, high)
-    points = np.concatenate([position[None], neighbours])
-    values = [np.asarray(part) for part in problem.batched.value_and_grad(jnp.asarray(points))]
-    gradients = values[2] + values[3]
-    fails = ~np.isfinite(values[0] + values[1]) | ~np.all(np.isfinite(gradients), axis=1)
-    gradients[fails], points[fails] = gradients[0], position
-    (before, after), (left, right) = (np.split(part[1:], 2) for part in (gradients, points))
-    length = np.diag(right - left)
-    columns = (after - before) / np.where(length > 0, length, 1.0)[:, None]
-    return gradients[0], (columns + columns.T) / 2
 
 
 def dealt(log_mass: Float[np.ndarray, " optima"], chains: int) -> list[int]:
@@ -265,7 +231,7 @@ def _drawn(
 
 def _draw(problem: Problem, optimum: Optimum, rng: np.random.Generator) -> Float[np.ndarray, " dim"]:
     """Draw from the approximation, made wider: between the walls, after too many tries at them."""
-    low, high = _walls(problem)
+    low, high = walls(problem)
     for _ in range(_MOST_INSIDE):
         normal = optimum.factor @ rng.normal(size=optimum.factor.shape[1])
         exponential = optimum.decay * rng.exponential(size=len(optimum.decay))

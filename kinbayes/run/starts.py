@@ -54,7 +54,7 @@ def chain_starts(
     if isinstance(initial, InferenceData):
         if "posterior" in initial.groups():
             return _given(problem, *_continued(problem, initial, chains, rng), chains)
-        ends = _values(problem, _estimates(initial))
+        ends = values(problem, estimates(initial))
         return _spread(problem, ends, f"the {len(ends)} searches of a result", Counter(), chains, rng)
     if not isinstance(initial, str):
         return _given(problem, np.asarray(initial, dtype=float), "given", chains)
@@ -89,12 +89,14 @@ def _given(
     given = inside(problem, given)
     found = problem.evaluate(given)
     for k in np.flatnonzero(~np.isfinite(found.log_likelihood + found.log_prior)):
-        why = _reason(problem, given[k], Status(int(found.status[k])))
+        why = reason(problem, given[k])
         raise StartError(f"the start of chain {k} has no density: {why}")
     return given, {"initial": said}
 
 
-def _reason(problem: Problem, u: np.ndarray, status: Status) -> str:
+def reason(problem: Problem, u: Float[np.ndarray, " dim"]) -> str:
+    """Return in words why a vector has no density."""
+    status = Status(int(problem.evaluate(u[None]).status[0]))
     if status == Status.OK:
         return "it lies outside the prior's support"
     failures = problem.failures(u) if problem.engine == "native" else ()
@@ -105,7 +107,7 @@ def _continued(
     problem: Problem, idata: InferenceData, chains: int, rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, "chains dim"], str]:
     """Return draws of an earlier run: the last of every chain, or from all parts of all chains."""
-    draws = _values(problem, idata.posterior.transpose("chain", "draw", ...))
+    draws = values(problem, idata.posterior.transpose("chain", "draw", ...))
     if len(draws) == chains:
         return draws[:, -1], "the last draw of every chain of an earlier run"
     pooled = draws.reshape(-1, problem.dim)
@@ -123,17 +125,24 @@ def best_estimate(problem: Problem, idata: InferenceData) -> Float[np.ndarray, "
     ValueError
         If the result has no estimates, or of other parameters.
     """
-    estimates = _estimates(idata)
-    return _values(problem, estimates)[int(np.argmax(estimates["log_density"].values))]
+    found = estimates(idata)
+    return values(problem, found)[int(np.argmax(found["log_density"].values))]
 
 
-def _estimates(idata: InferenceData) -> xr.Dataset:
+def estimates(idata: InferenceData) -> xr.Dataset:
+    """Return where every start of an optimizer ended, the best first.
+
+    Raises
+    ------
+    ValueError
+        If the result has no estimates.
+    """
     if "map_estimate" not in idata.groups():
         raise ValueError("this result has no group map_estimate; give the result of kinbayes.optimize")
     return idata.map_estimate
 
 
-def _values(problem: Problem, group: xr.Dataset) -> Float[np.ndarray, "*batch dim"]:
+def values(problem: Problem, group: xr.Dataset) -> Float[np.ndarray, "*batch dim"]:
     """Return the scaled vectors of a result, its parameters matched by name."""
     missing = sorted(set(problem.parameter_names) - set(group.data_vars))
     if missing:
@@ -153,7 +162,7 @@ def _searched(
     run = search(
         problem,
         OPTIMIZERS["multistart"],
-        initial=np.concatenate([nominal, best]),
+        initial=np.concatenate([nominal, best])[:, None],
         max_evaluations=MOST_EVALUATIONS,
         seed=int(rng.integers(2**32)),
     )

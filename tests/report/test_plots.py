@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from kinbayes.report import plots
+from kinbayes.report import plots, style
 from kinbayes.results import store
 
 NAMES = ("k", "wide", "constant", "broken", "offset")
@@ -109,4 +109,4 @@ def test_overview_says_that_a_run_has_not_converged_and_what_it_leaves_out(idata
 
 
 def test_numbers_are_written_as_humans_do():
-    assert [plots._number(v) for v in (0.55, 123.4, 2.76e-5, -3.0)] == ["0.550", "123", "2.76×10⁻⁵", "−3.00"]
+    assert [style.number(v) for v in (0.55, 123.4, 2.76e-5, -3.0)] == ["0.550", "123", "2.76×10⁻⁵", "−3.00"]

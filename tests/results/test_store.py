@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 
 import kinbayes
-from kinbayes.results import store
+from kinbayes.results import mode_store, store
 from kinbayes.results.attributes import AttributeValueError, attributes, encode, environment
 from kinbayes.results.load import load
 
@@ -68,15 +68,19 @@ def sampled():
 
 @pytest.fixture
 def optimized():
-    return store.map_data(
+    return mode_store.map_data(
         PARAMETERS,
         MEASUREMENTS,
         estimates=np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
-        log_density=np.array([-1.0, -2.0, -np.inf]),
-        log_likelihood=np.array([-0.5, -1.5, -np.inf]),
-        log_prior=np.array([-0.5, -0.5, -0.5]),
-        converged=np.array([True, True, False]),
-        history={"log_density": np.array([-9.0, -1.0]), "num_evaluations": np.array([20, 40])},
+        statistics={
+            "log_density": np.array([-1.0, -2.0, -np.inf]),
+            "log_likelihood": np.array([-0.5, -1.5, -np.inf]),
+            "log_prior": np.array([-0.5, -0.5, -0.5]),
+            "converged": np.array([True, True, False]),
+        },
+        history={"loss": np.array([9.0, 1.0]), "evaluations": np.array([20, 40])},
+        gradient=np.zeros(2),
+        hessian=-np.eye(2),
         attrs=ATTRS,
     )
 
@@ -156,13 +160,15 @@ def test_map_groups(optimized):
     assert set(optimized.groups()) == {
         "map_estimate",
         "optimization_history",
+        "curvature",
         "observed_data",
         "constant_data",
     }
     assert optimized.map_estimate["k"].dims == ("start",)
     assert optimized.map_estimate["y_0"].values.tolist() == [2.0, 4.0, 6.0]
     assert optimized.map_estimate["converged"].values.tolist() == [True, True, False]
-    assert optimized.optimization_history["log_density"].dims == ("iteration",)
+    assert optimized.optimization_history["loss"].dims == ("iteration",)
+    assert optimized.curvature["hessian"].sel(parameter="k", parameter_other="k") == -1.0
 
 
 @pytest.fixture

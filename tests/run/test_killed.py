@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["random_walk", "nutpie", "multistart"])
+@pytest.mark.parametrize("algorithm", ["random_walk", "nutpie", "quasi_newton"])
 def test_a_killed_run_ends_as_one_that_was_left_alone(tmp_path, algorithm):
     script = ROOT / "paper" / "benchmarks" / "kills.py"
     command = [sys.executable, script, "--quick", "--only", algorithm, "--out", tmp_path]

@@ -6,7 +6,7 @@ from jax.tree_util import Partial
 from rich.console import Console
 
 from kinbayes.optimizers.base import Bounds, Evaluation
-from kinbayes.optimizers.multistart import multistart
+from kinbayes.optimizers.quasi_newton import quasi_newton
 from kinbayes.run.driver import run_optimizer, run_sampler
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.samplers.random_walk import random_walk
@@ -43,9 +43,9 @@ def optimizer(on_chunk):
     bounds = Bounds(-np.ones(2), np.ones(2))
     return run_optimizer(
         Partial(_bowl),
-        multistart,
+        quasi_newton,
         bounds=bounds,
-        initial=np.full((3, 2), 0.5),
+        initial=np.full((3, 1, 2), 0.5),
         max_evaluations=300,
         seed=0,
         on_chunk=on_chunk,

@@ -155,7 +155,8 @@ def test_searches_begin_at_the_best_of_ten_draws(problem, monkeypatch):
     )
     chain_starts(problem, "multistart", 2, rng())
     (first,) = begun
-    assert first.shape == (20, 2)
+    assert first.shape == (20, 1, 2)
+    first = first[:, 0]
     np.testing.assert_allclose(first[0], problem.nominal)
     # The smallest of ten distances from the mean is 1/10 of the area as far as one: 1/sqrt(10) of the distance.
     drawn = problem.draw_starts(rng(1), 10_000)
