@@ -41,17 +41,17 @@ LENGTHS = {
     "parallel_tempering": {"draws": 1000, "warmup": 300},
     "nuts": {"draws": 1500, "warmup": 300, "settings": {"backend": "numpyro"}},
     "nutpie": {"draws": 20_000, "warmup": 300, "settings": {"backend": "nutpie"}},
-    "multistart": {"starts": 200, "max_evaluations": 100_000},
+    "quasi_newton": {"starts": 200, "max_evaluations": 100_000},
 }
 SMALL = 24  # MiB of the disk that is filled
 
 
 def run(algorithm: str, path: Path) -> InferenceData:
     """Run an algorithm, or go on with it."""
-    problem = kb.read_petab(kb.example("lynx_hare" if algorithm == "multistart" else "conversion_reaction"))
+    problem = kb.read_petab(kb.example("lynx_hare" if algorithm == "quasi_newton" else "conversion_reaction"))
     saved = {"checkpoint": path, "resume": True, "progress": False}
-    if algorithm == "multistart":
-        return kb.optimize(problem, "multistart", **LENGTHS[algorithm], **saved)
+    if algorithm == "quasi_newton":
+        return kb.optimize(problem, "quasi_newton", **LENGTHS[algorithm], **saved)
     sampler = "nuts" if algorithm == "nutpie" else algorithm
     return kb.sample(problem, sampler, chains=2, **LENGTHS[algorithm], **saved)
 
