@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from kinbayes.hosts.pymc import to_pymc
     from kinbayes.model.model import Event, Model
     from kinbayes.ode.simulate import simulate
-    from kinbayes.problem import noise
+    from kinbayes.problem import noise, objectives
+    from kinbayes.problem.constraints import Constraint
     from kinbayes.problem.inputs import Input
     from kinbayes.problem.observables import Experiment, Observable, Period
     from kinbayes.problem.parameters import Parameter
@@ -42,12 +43,16 @@ if TYPE_CHECKING:
     from kinbayes.results.comparison import compare_models
     from kinbayes.results.evidence import log_evidence
     from kinbayes.results.load import load
+    from kinbayes.results.map_comparison import compare
     from kinbayes.results.prediction_score import loo, waic
     from kinbayes.results.sensitivity import prior_sensitivity
     from kinbayes.results.summary import credible_intervals
     from kinbayes.results.verdict import cautions, converged
+    from kinbayes.run.bootstrap import bootstrap
+    from kinbayes.run.laplace import laplace
     from kinbayes.run.optimize import optimize
     from kinbayes.run.predict import predict
+    from kinbayes.run.profile import profile
     from kinbayes.run.sample import sample
 
 __version__ = "0.1.0"
@@ -55,6 +60,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Cauchy": "problem.priors",
     "ChiSquare": "problem.priors",
+    "Constraint": "problem.constraints",
     "Event": "model.model",
     "Experiment": "problem.observables",
     "Exponential": "problem.priors",
@@ -72,20 +78,25 @@ _HOMES = {
     "Problem": "problem.problem",
     "Rayleigh": "problem.priors",
     "Uniform": "problem.priors",
+    "bootstrap": "run.bootstrap",
     "cautions": "results.verdict",
+    "compare": "results.map_comparison",
     "compare_models": "results.comparison",
     "converged": "results.verdict",
     "credible_intervals": "results.summary",
     "example": "examples",
     "export_petab": "formats.petab.export.writer",
     "hosts": "hosts",
+    "laplace": "run.laplace",
     "load": "results.load",
     "log_evidence": "results.evidence",
     "loo": "results.prediction_score",
     "noise": "problem.noise",
+    "objectives": "problem.objectives",
     "optimize": "run.optimize",
     "predict": "run.predict",
     "prior_sensitivity": "results.sensitivity",
+    "profile": "run.profile",
     "read_antimony": "formats.antimony",
     "read_petab": "formats.petab.reader",
     "read_sbml": "formats.sbml.reader",
@@ -96,7 +107,7 @@ _HOMES = {
     "waic": "results.prediction_score",
 }
 
-_ROOMS = ("hosts", "noise")  # whole modules
+_ROOMS = ("hosts", "noise", "objectives")  # whole modules
 
 __all__ = ["__version__", *sorted(_HOMES)]
 

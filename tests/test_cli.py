@@ -143,7 +143,7 @@ def test_a_search_is_gone_on_with(run, tmp_path):
     assert code == 0
     code, output = run("resume", "run.zarr", EXAMPLE, "--length", 1000)
     assert code == 0
-    assert "the best starts, best first" in output
+    assert "the best ends, best first" in output
     assert attributes(kb.load("run.zarr"))["stopped"] == "finished"
 
 

@@ -1,5 +1,5 @@
 """`python -m kinbayes.cli`."""
 
-from kinbayes.cli.commands import app
+from kinbayes.cli import app
 
 app()

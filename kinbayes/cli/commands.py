@@ -6,60 +6,24 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 
+from kinbayes.cli.app import Absolute, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
 from kinbayes.cli.arguments import number, pairs, settings_of, times_of
-from kinbayes.cli.files import check_folder, write_whole
+from kinbayes.cli.files import check_folder, is_result, write_whole
 from kinbayes.cli.printing import (
     console,
     parameter_table,
     posterior_table,
+    print_mode,
     print_table,
     print_verdict,
     wrote,
-)
-
-errors = Console(stderr=True)
-
-
-class _Commands(typer.core.TyperGroup):
-    """Commands whose expected errors are one readable message, without a traceback."""
-
-    def invoke(self, ctx: object) -> object:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except typer.Exit:  # a RuntimeError, too
-            raise
-        except (ValueError, OSError, RuntimeError) as error:
-            errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-            raise typer.Exit(1) from error
-
-
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    help="Posteriors for kinetic ODE models: from a model and measurements to credible intervals.",
 )
 
 _SBML = (".xml", ".sbml")
 _ANTIMONY = (".ant", ".antimony", ".txt")  # known here too, since reading loads libsbml
 _FORMATS = ("petab",)  # of exports
 _MOST = 20  # reasons that are printed
-
-ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML).", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Seeds everything that is random.")]
-Relative = Annotated[float, typer.Option(help="Relative tolerance of the simulation.")]
-Absolute = Annotated[float, typer.Option(help="Absolute tolerance of the simulation.")]
-Checkpoint = Annotated[
-    Path | None, typer.Option(help="Folder to make, in which the run is kept while it goes on.", show_default=False)
-]
-MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.", show_default=False)]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="A setting as name=value; may be repeated.", show_default=False),
-]
 
 
 @app.command()
@@ -213,7 +177,7 @@ def sample(
         chains=chains,
         thin=thin,
         seed=seed,
-        initial=kb.load(initial) if _is_result(Path(initial)) else initial,
+        initial=kb.load(initial) if is_result(Path(initial)) else initial,
         settings=settings_of(settings),
         checkpoint=checkpoint,
         keep_warmup=keep_warmup,
@@ -224,40 +188,6 @@ def sample(
     _tell_posterior(idata)
     if checkpoint is not None and idata.attrs["stopped"] != "completed":
         console.print(f"go on with it: kinbayes resume {checkpoint} {problem}", highlight=False, soft_wrap=True)
-    wrote(save(idata, out))
-
-
-@app.command()
-def optimize(
-    problem: ProblemPath,
-    optimizer: Annotated[str, typer.Option(help="multistart.")] = "multistart",
-    starts: Annotated[int, typer.Option(help="Number of starts.")] = 20,
-    max_evaluations: Annotated[int, typer.Option(help="Evaluations that may be spent.")] = 20_000,
-    settings: Settings = None,
-    checkpoint: Checkpoint = None,
-    max_seconds: MaxSeconds = None,
-    out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("map.nc"),
-    seed: Seed = 0,
-    rtol: Relative = 1e-6,
-    atol: Absolute = 1e-9,
-) -> None:
-    """Find the mode of a problem's posterior."""
-    import kinbayes as kb
-    from kinbayes.results.store import save
-
-    check_folder(out)
-    found = kb.read_petab(problem, rtol=rtol, atol=atol)
-    idata = kb.optimize(
-        found,
-        optimizer,
-        starts=starts,
-        max_evaluations=max_evaluations,
-        seed=seed,
-        settings=settings_of(settings),
-        checkpoint=checkpoint,
-        max_seconds=max_seconds,
-    )
-    _tell_mode(idata)
     wrote(save(idata, out))
 
 
@@ -286,7 +216,7 @@ def resume(
     if "posterior" in idata.groups():
         _tell_posterior(idata)
     else:
-        _tell_mode(idata)
+        print_mode(idata)
     wrote(run if out is None else save(idata, out))
 
 
@@ -320,25 +250,16 @@ def predict(
         draws=draws,
         seed=seed,
     )
-    table = bands(idata.predictions)
-    print_table(table.iloc[:: max(1, len(table) // 20)], "new measurements: median and 95 % band, noise included")
+    is_noisy = bool(idata.predictions.data_vars)
+    table = bands(idata.predictions if is_noisy else idata.observables)
+    what = "new measurements: median and 95 % band, noise included" if is_noisy else "observables: median and 95 % band"
+    print_table(table.iloc[:: max(1, len(table) // 20)], what)
     wrote(save(idata, out))
-
-
-def _is_result(path: Path) -> bool:
-    return path.is_file() or (path / "zarr.json").is_file()
 
 
 def _tell_posterior(idata: object) -> None:
     print_table(posterior_table(idata), "posterior median and 95 % credible interval")
     print_verdict(idata)
-
-
-def _tell_mode(idata: object) -> None:
-    ends = idata.map_estimate
-    own = ("log_density", "log_likelihood", "log_prior", "converged")
-    shown = [*own, *(name for name in ends.data_vars if name not in own)]
-    print_table(ends[shown].isel(start=slice(0, 5)).to_dataframe().T, "the best starts, best first")
 
 
 def _check_model(path: Path) -> None:

@@ -23,3 +23,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def is_result(path: Path) -> bool:
+    """Return whether a path is a result, or the checkpoint of one."""
+    return path.is_file() or (path / "zarr.json").is_file()

@@ -67,6 +67,19 @@ def print_verdict(idata: object) -> None:
         console.print(f"log evidence {found['log_evidence']:.2f} ± {found['log_evidence_error']:.2f}", highlight=False)
 
 
+def print_mode(idata: object) -> None:
+    """Print the best ends of a search, and how many came near the best."""
+    ends = idata.map_estimate
+    own = ("loss", "log_density", "log_likelihood", "log_prior", "converged", "is_refined")
+    shown = [*own, *(name for name in ends.data_vars if name not in own)]
+    print_table(ends[shown].isel(start=slice(0, 5)).to_dataframe().T, "the best ends, best first")
+    near, num = idata.attrs["starts_near_best"], ends.sizes["start"]
+    text = f"{near} of {num} ends lie within 0.1 of the best, in {idata.attrs['evaluations']} evaluations"
+    console.print(text, highlight=False)
+    if not idata.attrs["converged"]:
+        console.print("the best has not converged: give more evaluations, or refine it", style="bold red")
+
+
 def print_lines(lines: list[str]) -> None:
     """Print lines, set in."""
     for line in lines:
