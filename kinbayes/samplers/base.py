@@ -17,6 +17,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 
+class Proposal(NamedTuple):
+    """Hold an independence proposal: points drawn without regard to where the chain is, and their density.
+
+    Both callables are `jax.tree_util.Partial` of module-level functions, with the weights of a network in their
+    arguments. The density may be an estimate: then `draw` and `log_density` are the two sides of one extended space, as
+    `kinbayes.amortized.networks.base` says, and the estimate of a draw is the one that came with it, never a fresh one.
+
+    Attributes
+    ----------
+    draw
+        (key, num) -> U (num, dim) and log q̂ of each, (num,); num is a Python int. Points may lie outside the walls.
+    log_density
+        (key, U (n, dim)) -> log q̂ of points that come from the target, (n,).
+    """
+
+    draw: Callable
+    log_density: Callable
+
+
 class Target(NamedTuple):
     """State a posterior over a vector u, for many chains at once.
 
@@ -41,6 +60,8 @@ class Target(NamedTuple):
     beta
         Inverse temperature: the density is prior times likelihood to the power of beta. 1 is the posterior, 0 the
         prior.
+    proposal
+        What a sampler with learned proposals draws from; None for the others, which do not look at it.
     """
 
     log_prior: Callable
@@ -51,6 +72,7 @@ class Target(NamedTuple):
     constrain: Callable
     unconstrain: Callable
     beta: Float[Array, ""] | float = 1.0
+    proposal: Proposal | None = None
 
     def log_density(
         self, log_prior: Float[Array, " *chains"], log_likelihood: Float[Array, " *chains"]

@@ -1,0 +1,1 @@
+"""Learned proposals: archives of simulations, generative networks trained on them, and what may be asked of these."""
