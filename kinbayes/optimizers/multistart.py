@@ -9,10 +9,10 @@ References
 ----------
 Marquardt (1963), An algorithm for least-squares estimation of nonlinear parameters, Journal of the Society for
 Industrial and Applied Mathematics 11, doi:10.1137/0111030.
-Nielsen (1999), Damping parameter in Marquardt's method, report IMM-REP-1999-05, Technical University of Denmark: how
-the damping follows the model's success.
-Voglis and Lagaris (2004), BOXCQP: an algorithm for bound constrained convex quadratic problems, 1st International
-Conference "From Scientific Computing to Computational Engineering": how a step finds the sides of its box.
+Madsen, Nielsen and Tingleff (2004), Methods for non-linear least squares problems, second edition, Technical University
+of Denmark: how the damping follows the model's success.
+Vogklis and Lagaris (2025), An active-set algorithm for convex quadratic programming subject to box constraints,
+Mathematics 13, doi:10.3390/math13091467: how a step finds the sides of its box.
 """
 
 from typing import NamedTuple
@@ -129,7 +129,7 @@ def multistart(
             best_loss=loss,
             gradient=gradient,
             hessian=hessian,
-            # As Nielsen; a decrease larger than promised is as good as the promised one.
+            # As Madsen et al.; a decrease larger than promised is as good as the promised one.
             damping=jnp.maximum(
                 state.damping * jnp.maximum(1 / 3, 1.0 - (2.0 * jnp.minimum(ratio, 1.0) - 1.0) ** 3), LEAST_DAMPING
             ),
@@ -186,7 +186,7 @@ def _within(
     """Return the step to the minimum of a parabola in a box, given which sides it may lie on.
 
     The parameters that lie between their sides are solved for. Those that leave the box are put on its side, those that
-    the slope draws away from a side are let go, until nothing changes (Voglis and Lagaris).
+    the slope draws away from a side are let go, until nothing changes (Vogklis and Lagaris).
     """
 
     def body(carry):

@@ -146,24 +146,22 @@ def main() -> None:
     given = parser.parse_args()
     names = [name for name in (*PROBLEMS, *OTHERS) if short(name) in (given.only or map(short, _asked(given.all)))]
     path = given.out / ("optimizers_hits.csv" if given.hits else "optimizers.csv")
-    rows = []
     for name in names:
         problem = read(given.data, name)
         known = known_loss(problem)
         for seed in range(1 if given.quick else given.seeds):
+            rows = []
             if given.hits:
                 for optimizer in ("multistart", "quasi_newton"):
                     rows.append(hits(problem, optimizer, known, starts=20 if given.quick else 200, seed=seed))
                     print(rows[-1], flush=True)
-                continue
-            for effort in EFFORTS:
+            for effort in () if given.hits else EFFORTS:
                 if given.optimizers and effort.label not in given.optimizers:
                     continue
                 rows.append(run(problem, effort._replace(max_seconds=2.0) if given.quick else effort, known, seed))
                 print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
-    if not given.quick:
-        _write(table, path)
+            if rows and not given.quick:
+                _write(pd.DataFrame(rows), path)
 
 
 def _asked(is_all: bool) -> tuple[str, ...]:
