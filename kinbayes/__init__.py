@@ -12,6 +12,8 @@ import jax
 
 if TYPE_CHECKING:
     from kinbayes import hosts
+    from kinbayes.amortized.archive import read_archive
+    from kinbayes.amortized.proposal_file import load_proposal
     from kinbayes.examples import example
     from kinbayes.formats.antimony import read_antimony
     from kinbayes.formats.petab.export.writer import export_petab
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from kinbayes.results.sensitivity import prior_sensitivity
     from kinbayes.results.summary import credible_intervals
     from kinbayes.results.verdict import cautions, converged
+    from kinbayes.run.amortize import amortize
     from kinbayes.run.bootstrap import bootstrap
     from kinbayes.run.laplace import laplace
     from kinbayes.run.optimize import optimize
@@ -78,6 +81,7 @@ _HOMES = {
     "Problem": "problem.problem",
     "Rayleigh": "problem.priors",
     "Uniform": "problem.priors",
+    "amortize": "run.amortize",
     "bootstrap": "run.bootstrap",
     "cautions": "results.verdict",
     "compare": "results.map_comparison",
@@ -89,6 +93,7 @@ _HOMES = {
     "hosts": "hosts",
     "laplace": "run.laplace",
     "load": "results.load",
+    "load_proposal": "amortized.proposal_file",
     "log_evidence": "results.evidence",
     "loo": "results.prediction_score",
     "noise": "problem.noise",
@@ -98,6 +103,7 @@ _HOMES = {
     "prior_sensitivity": "results.sensitivity",
     "profile": "run.profile",
     "read_antimony": "formats.antimony",
+    "read_archive": "amortized.archive",
     "read_petab": "formats.petab.reader",
     "read_sbml": "formats.sbml.reader",
     "sample": "run.sample",

@@ -37,13 +37,15 @@ from kinbayes.run.driver import run_sampler
 from kinbayes.run.runs import SamplerRun
 from kinbayes.run.starts import drawn_starts
 from kinbayes.samplers import SAMPLERS
-from kinbayes.samplers.base import Target
+from kinbayes.samplers.base import Proposal, Target
+from tests import proposals
 
 CHAINS, KEPT = 3, 159  # draws that are ranked against: 160 ranks make equal bins and central intervals, 53 a chain
 LEVELS = (0.5, 0.8, 0.95)
 STARTS = 512  # draws of the prior, from the best of which chains start
 MAX_R_HAT = 1.05
 LONGER = 8  # times, for a run that has not converged
+FEW_CANDIDATES = (("num_candidates", 8), ("local_steps", 20))  # as many as a network that has learned nothing is worth
 Sampling = Callable[[kb.Problem, np.ndarray, int, int], SamplerRun]  # problem, starts, seed, factor of the length
 
 
@@ -78,6 +80,7 @@ class Size(NamedTuple):
 
 SIZES = {
     "adaptive_metropolis": {"conversion_reaction": Size(60, 159, 6), "influenza": Size(200, 212, 20)},
+    "amortized": {"conversion_reaction": Size(60, 159, 1), "influenza": Size(600, 212, 1)},
     "dream": {"conversion_reaction": Size(60, 159, 10), "influenza": Size(200, 212, 30)},
     "nuts_numpyro": {"conversion_reaction": Size(200, 159, 1), "influenza": Size(300, 212, 1)},
     "nuts_nutpie": {"conversion_reaction": Size(200, 159, 1), "influenza": Size(300, 212, 1)},
@@ -97,9 +100,20 @@ def sampling(name: str, size: Size, change: Callable[[Target], Target] = lambda 
         factory = SAMPLERS["nuts" if name == "nuts_numpyro" else name]
         lengths = {"num_warmup": size.num_warmup, "num_draws": size.num_draws, "thin": factor * size.thin}
         lengths |= {"seed": seed, "chunk": size.num_draws}  # judged once
-        return run_sampler(change(target(problem)), factory, initial=starts, **lengths)
+        known, settings = change(target(problem)), ()
+        if name == "amortized":
+            known, settings = known._replace(proposal=untrained_proposal(problem)), FEW_CANDIDATES
+        return run_sampler(known, factory, settings, initial=starts, **lengths)
 
     return run
+
+
+def untrained_proposal(problem: kb.Problem) -> Proposal:
+    """Return a network of random weights, about as wide as the prior, which knows nothing of any data."""
+    draws = problem.draw_prior(np.random.default_rng(0), 1000)
+    mean, sd = draws.mean(axis=0), draws.std(axis=0)
+    network = proposals.latent(proposals.untrained(mean, sd, seed=4), 4)
+    return proposals.mixture(network, proposals.student_t(mean, sd), 0.1)
 
 
 # ---- ranks

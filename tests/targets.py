@@ -16,10 +16,11 @@ from jax.tree_util import Partial
 
 import kinbayes  # noqa: F401  (switches JAX to 64-bit floats)
 from kinbayes.samplers.base import Target
+from tests.proposals import student_t
 
 
 class KnownTarget(NamedTuple):
-    """A target, the truth about it, and a place to start from."""
+    """A target with a proposal that is a little off, the truth about it, and a place to start from."""
 
     target: Target
     mean: np.ndarray
@@ -311,7 +312,8 @@ class _Quadrature:
 
 def _known(target: Target, exact: list, initial: np.ndarray) -> KnownTarget:
     truth = np.array([[d.mean(), d.std(), d.ppf(0.05), d.ppf(0.95)] for d in exact]).T
-    return KnownTarget(target, *truth, initial)
+    mean, sd, *_ = truth
+    return KnownTarget(target._replace(proposal=student_t(mean + 0.2 * sd, 1.2 * sd)), *truth, initial)
 
 
 def worst_error(position: np.ndarray, known: KnownTarget) -> float:

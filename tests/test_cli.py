@@ -139,12 +139,15 @@ def test_a_run_is_stopped_and_gone_on_with(run, tmp_path):
 
 
 def test_a_search_is_gone_on_with(run, tmp_path):
-    code, output = run("optimize", EXAMPLE, "--starts", 3, "--max-evaluations", 9, "--checkpoint", "run.zarr")
+    kept = ("--archive", "points.zarr")
+    code, output = run("optimize", EXAMPLE, "--starts", 3, "--max-evaluations", 9, "--checkpoint", "run.zarr", *kept)
     assert code == 0
-    code, output = run("resume", "run.zarr", EXAMPLE, "--length", 1000)
+    code, output = run("resume", "run.zarr", EXAMPLE, "--length", 1000, *kept)
     assert code == 0
     assert "the best ends, best first" in output
-    assert attributes(kb.load("run.zarr"))["stopped"] == "finished"
+    found = attributes(kb.load("run.zarr"))
+    assert found["stopped"] == "finished"
+    assert len(kb.read_archive("points.zarr")) == found["evaluations"]
 
 
 def test_a_model_is_simulated(run, tmp_path):

@@ -30,12 +30,16 @@ app = typer.Typer(
     help="Posteriors for kinetic ODE models: from a model and measurements to credible intervals.",
 )
 
-ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML).", show_default=False)]
+ProblemPath = Annotated[Path, typer.Argument(help="PEtab problem (YAML), or its folder.", show_default=False)]
 Seed = Annotated[int, typer.Option(help="Seeds everything that is random.")]
 Relative = Annotated[float, typer.Option(help="Relative tolerance of the simulation.")]
 Absolute = Annotated[float, typer.Option(help="Absolute tolerance of the simulation.")]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Folder to make, in which the run is kept while it goes on.", show_default=False)
+]
+Archive = Annotated[
+    Path | None,
+    typer.Option(help="Folder to which evaluated points are appended, made if there is none.", show_default=False),
 ]
 MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.", show_default=False)]
 Settings = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from kinbayes.cli.app import Absolute, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
+from kinbayes.cli.app import Absolute, Archive, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
 from kinbayes.cli.arguments import number, pairs, settings_of, times_of
 from kinbayes.cli.files import check_folder, is_result, write_whole
 from kinbayes.cli.printing import (
@@ -149,6 +149,7 @@ def sample(
     ] = "prior",
     settings: Settings = None,
     checkpoint: Checkpoint = None,
+    archive: Archive = None,
     keep_warmup: Annotated[bool, typer.Option(help="Keep what warmup draws.")] = False,
     max_seconds: MaxSeconds = None,
     max_simulations: Annotated[
@@ -180,6 +181,7 @@ def sample(
         initial=kb.load(initial) if is_result(Path(initial)) else initial,
         settings=settings_of(settings),
         checkpoint=checkpoint,
+        archive=archive,
         keep_warmup=keep_warmup,
         max_seconds=max_seconds,
         max_simulations=max_simulations,
@@ -199,6 +201,7 @@ def resume(
         int | None,
         typer.Option(help="Draws of every chain, or evaluations, if more than was asked for.", show_default=False),
     ] = None,
+    archive: Archive = None,
     max_seconds: MaxSeconds = None,
     out: Annotated[
         Path | None,
@@ -212,7 +215,7 @@ def resume(
 
     if out is not None:
         check_folder(out)
-    idata = resume_run(run, partial(read_petab, problem), length=length, max_seconds=max_seconds)
+    idata = resume_run(run, partial(read_petab, problem), length=length, archive=archive, max_seconds=max_seconds)
     if "posterior" in idata.groups():
         _tell_posterior(idata)
     else:

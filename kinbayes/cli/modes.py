@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kinbayes.cli.app import Absolute, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
+from kinbayes.cli.app import Absolute, Archive, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
 from kinbayes.cli.arguments import settings_of
 from kinbayes.cli.files import check_folder, is_result, write_whole
 from kinbayes.cli.printing import console, print_lines, print_mode, print_table, wrote
@@ -40,6 +40,7 @@ def optimize(
     target_loss: Annotated[float | None, typer.Option(help="Stop at this loss.", show_default=False)] = None,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
+    archive: Archive = None,
     max_seconds: MaxSeconds = None,
     out: Annotated[Path, typer.Option(help="Result to write (NetCDF).")] = Path("map.nc"),
     seed: Seed = 0,
@@ -64,6 +65,7 @@ def optimize(
         seed=seed,
         settings=settings_of(settings),
         checkpoint=checkpoint,
+        archive=archive,
         max_seconds=max_seconds,
     )
     print_mode(idata)

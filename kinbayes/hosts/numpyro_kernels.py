@@ -24,7 +24,7 @@ from numpyro.primitives import Messenger
 from numpyro.util import is_prng_key
 
 from kinbayes.samplers.adaptive_metropolis import adaptive_metropolis
-from kinbayes.samplers.base import Sampler, SamplerFactory, SamplerState, StepInfo, Target
+from kinbayes.samplers.base import Sampler, SamplerFactory, SamplerState, StepInfo, Target, silent
 from kinbayes.samplers.dream import dream
 from kinbayes.samplers.parallel_tempering import parallel_tempering
 from kinbayes.samplers.random_walk import random_walk
@@ -222,7 +222,7 @@ class SamplerKernel(MCMCKernel):
         walls = jnp.full(self._dim, -jnp.inf), jnp.full(self._dim, jnp.inf)
         densities = map(Partial, (log_prior, log_likelihood, value_and_grad))
         target = Target(*densities, *walls, Partial(_constrain), Partial(_unconstrain))
-        return self._factory(target, num_warmup=self._num_warmup, **self._settings)
+        return silent(self._factory(target, num_warmup=self._num_warmup, **self._settings))
 
 
 class _Part(Messenger):

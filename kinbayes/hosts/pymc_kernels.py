@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from kinbayes.samplers.base import MetropolisState, SamplerFactory, Target
+from kinbayes.samplers.base import MetropolisState, SamplerFactory, Target, silent
 from kinbayes.samplers.parallel_tempering import Info as LadderInfo
 from kinbayes.samplers.parallel_tempering import State as Ladder
 from kinbayes.samplers.parallel_tempering import parallel_tempering
@@ -36,7 +36,7 @@ def metropolis_kernel(
     factory: SamplerFactory, settings: Settings, num_warmup: int, target: Target, reference: Target
 ) -> Kernel:
     """Build the kernel of a sampler whose state is a `MetropolisState`; it needs no reference."""
-    sampler = factory(target, num_warmup=num_warmup, **dict(settings))
+    sampler = silent(factory(target, num_warmup=num_warmup, **dict(settings)))
 
     def moved(state: MetropolisState, position: Float[Array, "1 dim"], is_tuning: Bool[Array, ""]) -> MetropolisState:
         return MetropolisState(position, target.log_prior(position), target.log_likelihood(position), state.tuning)
@@ -56,6 +56,7 @@ class Info(NamedTuple):
     rung_log_likelihood: Float[Array, "chains rungs"]
     swap_rate: Float[Array, "chains pairs"]
     round_trips: Int[Array, " chains"]
+    proposed: None
     exchange_rate: Float[Array, " chains"]
 
 
@@ -63,7 +64,9 @@ def ladder_kernel(
     rungs: int, inner: SamplerFactory, settings: Settings, num_warmup: int, target: Target, reference: Target
 ) -> Kernel:
     """Build the kernel of parallel tempering of all that a density depends on: the ladder's top is the chain."""
-    sampler = parallel_tempering(target, num_warmup=num_warmup, rungs=rungs, inner=inner, inner_settings=settings)
+    sampler = silent(
+        parallel_tempering(target, num_warmup=num_warmup, rungs=rungs, inner=inner, inner_settings=settings)
+    )
 
     def step(key: Key[Array, ""], ladder: Ladder) -> tuple[Ladder, Info]:
         ladder, info = sampler.step(key, ladder)
@@ -101,9 +104,9 @@ def conditional_ladder_kernel(
     invariant, where q is the density of that rung: min(1, p(y | o) q(x) / (p(x | o) q(y))). The rung is the top one
     half of the time, else any other: where o has gone far from the reference, warmer rungs still reach there.
     """
-    sampler = inner(target, num_warmup=num_warmup, **dict(settings))
-    ladder_sampler = parallel_tempering(
-        reference, num_warmup=num_warmup, rungs=rungs, inner=inner, inner_settings=settings
+    sampler = silent(inner(target, num_warmup=num_warmup, **dict(settings)))
+    ladder_sampler = silent(
+        parallel_tempering(reference, num_warmup=num_warmup, rungs=rungs, inner=inner, inner_settings=settings)
     )
 
     def walker_of(state: State) -> MetropolisState:

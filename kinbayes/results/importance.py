@@ -62,7 +62,8 @@ def importance(log_weights: Float[np.ndarray, " n"]) -> Importance:
     if np.ptp(kept) < SAME:
         k_hat, smoothed = 0.0, np.full(kept.size, -np.log(kept.size))
     else:
-        found, shape = az.psislw(kept)
+        with np.errstate(over="ignore"):  # where one weight has nearly all, the fit of the tail overflows
+            found, shape = az.psislw(kept)
         k_hat, smoothed = float(shape), np.asarray(found)
     whole = np.full(log_weights.size, -np.inf)
     whole[is_finite] = smoothed

@@ -35,8 +35,9 @@ def converged(
     """Say whether a sampling run may be trusted, and if not, why and what to try.
 
     Beside the rules that the settings are for: a chain must move about as often as the others, none may lie below
-    the best one's log densities, and every ladder of a tempered run must have brought a walker from the prior to the
-    posterior and back. Draws of an approximation, such as Laplace's, are never converged.
+    the best one's log densities, every ladder of a tempered run must have brought a walker from the prior to the
+    posterior and back, and weights by which draws were resampled must have a tail that allows it. Draws of an
+    approximation, such as Laplace's, are never converged.
 
     Parameters
     ----------
@@ -68,6 +69,7 @@ def converged(
     found = diagnostics(idata)
     reasons = [
         *_unknown(found),
+        *_heavy_weights(idata),
         *_single_chain(idata),
         *_stuck_chains(idata),
         *_lower_chains(idata),
@@ -119,6 +121,18 @@ def _unknown(found: pd.DataFrame) -> list[str]:
     return [
         f"{_names(unknown)}: never moved, not finite, or fewer than {MIN_DRAWS} draws. "
         "Check the bounds and the starting points, or draw more."
+    ]
+
+
+def _heavy_weights(idata: InferenceData) -> list[str]:
+    """Tell of draws that are resampled by weights whose tail is too heavy."""
+    known = attributes(idata)
+    if known.get("rung") != "importance" or known.get("pareto_k", np.inf) < known["pareto_k_limit"]:
+        return []
+    k_hat = f"{known['pareto_k']:.2f}" if "pareto_k" in known else "unknown"
+    return [
+        f"The draws are weighted, and few of {known['weighted_draws']} have most of the weight: k-hat is {k_hat}, and "
+        f"must be below {known['pareto_k_limit']:.2f}. Leave the setting rung at 'auto', or learn a better proposal."
     ]
 
 

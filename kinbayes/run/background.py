@@ -15,6 +15,7 @@ from kinbayes.run.driver import refuse_starts
 from kinbayes.run.pieces import Settings
 from kinbayes.run.runs import JUDGING_GROWTH, Diagnostics, SamplerProgress, SamplerRun, judged
 from kinbayes.run.trace import Draws, Trace
+from kinbayes.samplers.base import Proposed
 from kinbayes.samplers.nutpie import Chain, NativeTarget, start_chain
 
 REPORT = 0.5  # seconds between reports, or more:
@@ -22,11 +23,12 @@ SHARE = 0.1  # of the time, which making them may take
 
 
 class _Plan(NamedTuple):
-    """Numbers of iterations, the first whose draw is kept, and when the run and its chains began."""
+    """Numbers of iterations, the first whose draw is kept, whether draws are reported, and when the run began."""
 
     num_warmup: int
     num_draws: int
     first_kept: int
+    keeps_evaluated: bool
     began: float
     started: float
 
@@ -40,6 +42,7 @@ def run_chains(
     num_draws: int,
     seed: int,
     keep_warmup: bool = False,
+    keeps_evaluated: bool = False,
     trace: Trace | None = None,
     on_chunk: Callable[[SamplerProgress], str | None] | None = None,
 ) -> SamplerRun:
@@ -62,6 +65,8 @@ def run_chains(
         Seed of all random numbers.
     keep_warmup
         Whether to keep what warmup draws.
+    keeps_evaluated
+        Whether progress brings the draws: what lies between them nutpie does not tell.
     trace
         Where the draws go beside nutpie's own memory, which holds them all.
     on_chunk
@@ -87,7 +92,8 @@ def run_chains(
         for x, own in zip(X, seeds, strict=True):
             chain = start_chain(target, x, num_warmup=num_warmup, num_draws=num_draws, seed=own, **dict(settings))
             chains.append(chain)
-        plan = _Plan(num_warmup, num_draws, 0 if keep_warmup else num_warmup, began, time.perf_counter())
+        first_kept = 0 if keep_warmup else num_warmup
+        plan = _Plan(num_warmup, num_draws, first_kept, keeps_evaluated, began, time.perf_counter())
         if trace is not None:
             shapes = jax.tree.map(_axes_swapped, _common(chains, num_warmup).draws)
             trace.begin(shapes, num_warmup + num_draws - plan.first_kept, None)
@@ -136,13 +142,18 @@ def _reports(chains: Sequence[Chain], plan: _Plan, trace: Trace | None) -> Itera
         done = min(run.iterations, plan.num_warmup)
         if is_tuning and done > 0:
             is_tuning = done < plan.num_warmup
-            info = _part(found.draws, slice(min(told, done), done)).info
-            yield SamplerProgress("warmup", done, plan.num_warmup, info, run._replace(diagnostics=(), stopped=""))
+            new, so_far = _part(found.draws, slice(min(told, done), done)), run._replace(diagnostics=(), stopped="")
+            yield _told(plan, SamplerProgress("warmup", done, plan.num_warmup, new.info, so_far), new)
         if run.iterations > plan.num_warmup:
-            info = _part(found.draws, slice(max(told, plan.num_warmup), None)).info
-            yield SamplerProgress("draws", run.iterations - plan.num_warmup, plan.num_draws, info, run)
+            new, done = _part(found.draws, slice(max(told, plan.num_warmup), None)), run.iterations - plan.num_warmup
+            yield _told(plan, SamplerProgress("draws", done, plan.num_draws, new.info, run), new)
         told = run.iterations
         pause = max(REPORT, (time.perf_counter() - asked) / SHARE)
+
+
+def _told(plan: _Plan, progress: SamplerProgress, new: Draws) -> SamplerProgress:
+    """Return progress with the draws that are new, if they are wanted."""
+    return progress._replace(evaluated=Proposed(*new[:3]), is_draws=True) if plan.keeps_evaluated else progress
 
 
 def _wait(chains: Sequence[Chain], seconds: float) -> bool:

@@ -9,10 +9,13 @@ from jax.tree_util import Partial
 from kinbayes.problem.parameters import Box, constrain, unconstrain
 from kinbayes.problem.problem import Problem
 from kinbayes.run.driver import run_sampler
+from kinbayes.run.ladder import NUM_PILOT, RUNGS, ProposalSource
 from kinbayes.run.pieces import Settings
 from kinbayes.run.runs import SamplerRun
 from kinbayes.run.settings import checked_settings
+from kinbayes.run.weighted import run_weighted
 from kinbayes.samplers import SAMPLERS
+from kinbayes.samplers.amortized import LOCAL_STEPS_PER_PARAMETER
 from kinbayes.samplers.base import Target
 from kinbayes.samplers.nutpie import start_chain
 
@@ -20,6 +23,8 @@ BACKENDS = ("nutpie", "numpyro")  # of nuts
 # Of an iteration. A Metropolis sampler takes some 3 steps per parameter for one effective draw of a normal posterior,
 # and a ladder's steps cost as many as it has rungs.
 STEPS_PER_PARAMETER, LADDER_STEPS_PER_PARAMETER = 5, 1
+LOCAL = ("adaptive_metropolis", "dream", "random_walk")  # whose state is a position with its densities
+MIN_PILOT = 100  # draws, of which the largest weights have a tail
 FEW_PARAMETERS = 25  # a little more than were measured
 _FIXED = ("target", "start", "num_warmup", "num_draws", "seed")  # arguments of samplers that are no settings
 
@@ -45,18 +50,45 @@ class Choice(NamedTuple):
     run: Callable[..., SamplerRun]
 
 
-def chosen(problem: Problem, sampler: str, settings: Mapping[str, object], thin: int | None) -> Choice:
+def chosen(
+    problem: Problem,
+    sampler: str,
+    settings: Mapping[str, object],
+    thin: int | None,
+    proposal: ProposalSource | None = None,
+    rung: str = "i-SIR",
+) -> Choice:
     """Return what is to run.
+
+    Parameters
+    ----------
+    problem
+        The problem.
+    sampler
+        The sampler's name in `SAMPLERS`.
+    settings
+        Its settings, by name.
+    thin
+        Number of steps of an iteration; None for the sampler's own.
+    proposal, rung
+        For `amortized`, what it draws from, and on which of `RUNGS`.
 
     Raises
     ------
     ValueError
-        If a name or a setting is unknown, or `thin` is not what the sampler can do.
+        If a name or a setting is unknown, `thin` is not what the sampler can do, or a proposal is missing, of other
+        parameters, or given to a sampler that has no use for it.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; choose from {['auto', *sorted(SAMPLERS)]}")
     if thin is not None and thin < 1:
         raise ValueError(f"thin is {thin}; it must be at least 1")
+    if sampler == "amortized":
+        return _amortized(problem, dict(settings), thin, proposal, rung)
+    if proposal is not None:
+        raise ValueError(
+            f"sampler {sampler!r} has no use for a proposal; choose 'amortized', or leave the proposal out"
+        )
     if sampler == "nuts":
         return _nuts(problem, dict(settings), thin)
     if sampler == "parallel_tempering":
@@ -137,7 +169,7 @@ def _nuts(problem: Problem, given: dict[str, object], thin: int | None) -> Choic
 def _tempering(problem: Problem, given: dict[str, object], thin: int | None) -> Choice:
     """Choose the sampler on the rungs by its name as well, and check its settings."""
     name, factory = "parallel_tempering", SAMPLERS["parallel_tempering"]
-    allowed = sorted(set(SAMPLERS) - {name})
+    allowed = sorted(set(SAMPLERS) - {name, "amortized"})
     inner, own = given.pop("inner", "adaptive_metropolis"), given.pop("inner_settings", {})
     if inner not in allowed:
         raise ValueError(f"unknown inner sampler {inner!r} of {name!r}; choose from {allowed}")
@@ -149,3 +181,51 @@ def _tempering(problem: Problem, given: dict[str, object], thin: int | None) -> 
     pairs |= {"inner": SAMPLERS[inner], "inner_settings": inner_pairs}
     steps = 1 if inner == "nuts" else LADDER_STEPS_PER_PARAMETER * problem.dim
     return _in_driver(problem, name, tuple(pairs.items()), record, thin or steps)
+
+
+def _amortized(
+    problem: Problem, given: dict[str, object], thin: int | None, proposal: ProposalSource | None, rung: str
+) -> Choice:
+    """Choose what runs on a rung, and check the settings of the local sampler and of the ladder as well."""
+    name = "amortized"
+    _refuse_proposal(problem, proposal)
+    asked, num_pilot = given.pop("rung", "auto"), given.pop("num_pilot", NUM_PILOT)
+    if asked not in ("auto", *RUNGS):
+        raise ValueError(f"unknown rung {asked!r} of {name!r}; choose from {['auto', *RUNGS]}")
+    if isinstance(num_pilot, bool) or not isinstance(num_pilot, int) or num_pilot < MIN_PILOT:
+        raise ValueError(
+            f"setting 'num_pilot' of {name!r} is {num_pilot!r}; it must be a whole number from {MIN_PILOT}"
+        )
+    local, own = given.pop("local", "adaptive_metropolis"), given.pop("local_settings", {})
+    if local not in LOCAL:
+        raise ValueError(f"unknown local sampler {local!r} of {name!r}; choose from {list(LOCAL)}")
+    if not isinstance(own, Mapping):
+        raise ValueError(f"local_settings is {own!r}; give a mapping of names to values")
+    local_pairs = checked_settings(local, SAMPLERS[local], own, fixed=_FIXED)
+    pairs = dict(checked_settings(name, SAMPLERS[name], given, fixed=_FIXED))
+    record = {"rung": asked, "num_pilot": num_pilot} | pairs | {"local": local, "local_settings": dict(local_pairs)}
+    if rung == "importance":
+        return Choice(name, record, 1, run_weighted)
+    if rung == "local":
+        steps = LOCAL_STEPS_PER_PARAMETER * problem.dim if pairs["local_steps"] is None else pairs["local_steps"]
+        thin = (thin or 1) * max(steps, 1)
+        run = partial(run_sampler, target(problem), SAMPLERS[local], local_pairs, thin=thin)
+        return Choice(name, record, thin, run)
+    pairs |= {"local": SAMPLERS[local], "local_settings": local_pairs}
+    own_target = target(problem)._replace(proposal=proposal.for_sampler())
+    thin = thin or 1
+    return Choice(name, record, thin, partial(run_sampler, own_target, SAMPLERS[name], tuple(pairs.items()), thin=thin))
+
+
+def _refuse_proposal(problem: Problem, proposal: ProposalSource | None) -> None:
+    """Refuse no proposal, and one of other parameters."""
+    if proposal is None:
+        raise ValueError(
+            "the sampler 'amortized' draws from a learned proposal; give it as proposal=, or choose another sampler"
+        )
+    theirs, ours = list(proposal.parameter_names), list(problem.parameter_names)
+    if theirs != ours:
+        raise ValueError(
+            f"the proposal is of the parameters {theirs}, and the problem estimates {ours}: the same names in the same "
+            "order are needed; learn a proposal on this problem"
+        )

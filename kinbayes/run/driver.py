@@ -22,7 +22,7 @@ from kinbayes.run.runs import (
 )
 from kinbayes.run.state import Leaves, restored
 from kinbayes.run.trace import Draws, Memory, Trace
-from kinbayes.samplers.base import SamplerFactory, SamplerState, Target
+from kinbayes.samplers.base import Proposed, SamplerFactory, SamplerState, Target
 
 # Ctrl-C, the progress bar and every budget wait for the end of a piece: its length follows the clock (s).
 SHORT_PIECE, LONG_PIECE = 0.5, 2.0
@@ -39,6 +39,7 @@ def run_sampler(
     seed: int,
     thin: int = 1,
     keep_warmup: bool = False,
+    keeps_evaluated: bool = False,
     trace: Trace | None = None,
     chunk: int = 100,
     on_chunk: Callable[[SamplerProgress], str | None] | None = None,
@@ -67,6 +68,8 @@ def run_sampler(
         Number of steps of an iteration, of which the last gives its draw.
     keep_warmup
         Whether to keep what warmup draws; the run that is continued must have done so too.
+    keeps_evaluated
+        Whether progress brings the proposals of every iteration's last step; of a sampler without, its draws.
     trace
         Where the draws go; memory by default.
     chunk
@@ -92,7 +95,7 @@ def run_sampler(
     trace = Memory() if trace is None else trace
     end, first_kept = num_warmup + num_draws, 0 if keep_warmup else num_warmup
     start = partial(start_sampler, target, init_key, **algorithm)
-    advance = partial(sample, target, step_key, **algorithm, capacity=chunk)
+    advance = partial(sample, target, step_key, **algorithm, capacity=chunk, keeps_evaluated=keeps_evaluated)
     if isinstance(initial, SamplerRun):
         if initial.iterations > end:
             raise ValueError(
@@ -104,7 +107,7 @@ def run_sampler(
         begun = initial._replace(stopped="", state=_continued(initial.state, start, *initial.position.shape[::2]))
     else:
         begun = _begun(target, start(_inside(initial, target.lower, target.upper)))
-    shapes = Draws(**jax.eval_shape(advance, begun.state, 0, 0, thin)[1])
+    shapes, _ = _apart(jax.eval_shape(advance, begun.state, 0, 0, thin)[1])
     trace.begin(shapes, end - first_kept, begun.state)
     for part in () if trace.length else (begun.warmup, begun.draws):
         if part is not None and part.position.shape[1]:
@@ -117,7 +120,7 @@ def run_sampler(
         # Pieces end on multiples of the chunk, so that what is judged does not depend on the clock.
         length = min(longest, chunk - (start - first) % chunk, last - start)
         state, draws = advance(run.state, start, length, thin)
-        rows = Draws(**jax.tree.map(lambda leaf: np.asarray(leaf)[:length], draws))
+        rows, proposed = _apart(jax.tree.map(lambda leaf: np.asarray(leaf)[:length], draws))
         if start >= first_kept:
             trace.write(rows)
         seconds, done = time.perf_counter() - began, start + length
@@ -134,7 +137,11 @@ def run_sampler(
             drawn = trace.read(num_warmup - first_kept, done - first_kept)
             run = run._replace(seconds_draws=run.seconds_draws + seconds, **drawn._asdict())
             run = judged(run, JUDGING_GROWTH) if (done - first) % chunk == 0 else run
-        return SamplerProgress(phase, done - first, last - first, _axes_swapped(rows.info), run)
+        progress = SamplerProgress(phase, done - first, last - first, _axes_swapped(rows.info), run)
+        if not keeps_evaluated:
+            return progress
+        evaluated = Proposed(*rows[:3]) if proposed is None else proposed
+        return progress._replace(evaluated=_axes_swapped(evaluated), is_draws=proposed is None)
 
     return judged(_driven(begun, piece, on_chunk, chunk), 1.0)
 
@@ -149,6 +156,7 @@ def run_optimizer(
     max_evaluations: int,
     seed: int,
     target_loss: float = -np.inf,
+    keeps_evaluated: bool = False,
     trace: Trace | None = None,
     chunk: int = 100,
     on_chunk: Callable[[OptimizerProgress], str | None] | None = None,
@@ -174,6 +182,8 @@ def run_optimizer(
         Seed of all random numbers.
     target_loss
         Loss that is good enough.
+    keeps_evaluated
+        Whether progress brings all candidates and their losses.
     trace
         Where the history goes beside the run: `loss` and `evaluations`, one row an iteration.
     chunk
@@ -219,7 +229,8 @@ def run_optimizer(
         )
     members = partial(best_members, bounds, **algorithm, is_traceable=optimizer.is_traceable)
     begun = _found(begun, members, target_loss)
-    advance = partial(searcher, objective, bounds, step_key, **algorithm, capacity=chunk)
+    kept = {"capacity": chunk, "keeps_evaluated": keeps_evaluated}
+    advance = partial(searcher, objective, bounds, step_key, **algorithm, **kept)
     if trace is not None:
         trace.begin({"loss": np.zeros(1), "evaluations": np.zeros(1, int)}, max_evaluations, begun.state)
 
@@ -240,7 +251,8 @@ def run_optimizer(
         if not run.stopped and done < longest:
             run = run._replace(stopped="max_evaluations")
         run = run._replace(seconds=run.seconds + time.perf_counter() - began)
-        return OptimizerProgress("optimize", run.evaluations, max_evaluations, run)
+        evaluated = jax.tree.map(lambda leaf: np.asarray(leaf)[:done], rounds.evaluated)
+        return OptimizerProgress("optimize", run.evaluations, max_evaluations, run, evaluated)
 
     return _driven(begun, piece, on_chunk, chunk)
 
@@ -313,6 +325,11 @@ def refuse_starts(log_densities: Float[np.ndarray, " chains"]) -> None:
             f"chains {fails.tolist()} start where the density is zero or not finite: start them where the "
             "prior is positive and the model can be simulated"
         )
+
+
+def _apart(piece: dict[str, PyTree]) -> tuple[Draws, Proposed | None]:
+    """Return the draws of a piece, and what was proposed."""
+    return Draws(**{name: values for name, values in piece.items() if name != "proposed"}), piece["proposed"]
 
 
 def _axes_swapped(rows: PyTree) -> PyTree:

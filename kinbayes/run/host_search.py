@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from kinbayes.optimizers.base import Bounds, Evaluation, Optimizer, OptimizerFactory, OptimizerState
-from kinbayes.run.pieces import Rounds, Settings, each_start
+from kinbayes.run.pieces import Evaluated, Rounds, Settings, each_start
 
 
 def start_on_host(
@@ -37,24 +37,29 @@ def search_on_host(
     factory: OptimizerFactory,
     settings: Settings,
     capacity: int,
+    keeps_evaluated: bool = False,
 ) -> tuple[OptimizerState, Rounds]:
     """Ask, evaluate and tell; parameters and returns are those of `pieces.search`."""
     optimizers = _bound(bounds, factory, settings)
     keys, states = each_start(key, len(optimizers)), _apart(state)
-    losses, counts, spent = [], [], 0
+    losses, counts, kept, spent = [], [], [], 0
     while len(losses) < length and min(float(s.best_loss) for s in states) > target_loss:
         active = [k for k, s in enumerate(states) if not s.finished]
         candidates = [np.asarray(optimizers[k].ask(states[k])) for k in active]
         if not active or spent + sum(map(len, candidates)) > allowed:
             break
         evaluation = jax.tree.map(np.asarray, _evaluated(objective, jnp.asarray(np.concatenate(candidates))))
-        for k, own in zip(active, _parts(evaluation, len(active)), strict=True):
+        told = _parts(evaluation, len(active))
+        if keeps_evaluated:
+            kept.append(_placed(active, candidates, told, len(states)))
+        for k, own in zip(active, told, strict=True):
             states[k] = optimizers[k].tell(jax.random.fold_in(keys[k], start + len(losses)), states[k], own)
         spent += sum(map(len, candidates))
         losses.append(min(float(s.best_loss) for s in states))
         counts.append(spent)
+    evaluated = jax.tree.map(lambda *rows: np.stack(rows), *kept) if kept else None
     return _stacked(states), Rounds(
-        np.array(losses, float), np.array(counts, int), np.array(len(losses)), np.array(spent)
+        np.array(losses, float), np.array(counts, int), np.array(len(losses)), np.array(spent), evaluated
     )
 
 
@@ -67,6 +72,14 @@ def _parts(evaluation: Evaluation, num: int) -> list[Evaluation]:
     """Return what is said of the candidates of each start, as many as there are of any other."""
     split = [None if part is None else np.split(part, num) for part in evaluation]
     return [Evaluation(*(None if part is None else part[k] for part in split)) for k in range(num)]
+
+
+def _placed(active: list[int], candidates: list[np.ndarray], told: list[Evaluation], num_starts: int) -> Evaluated:
+    """Return what the starts that go on have evaluated, in their places among all starts; NaN of the others."""
+    parts = zip(active, candidates, told, strict=True)
+    found = {k: Evaluated(U, own.loss, own.gradient) for k, U, own in parts}
+    nothing = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), next(iter(found.values())))
+    return jax.tree.map(lambda *rows: np.stack(rows), *(found.get(k, nothing) for k in range(num_starts)))
 
 
 def _bound(bounds: Bounds, factory: OptimizerFactory, settings: Settings) -> list[Optimizer]:

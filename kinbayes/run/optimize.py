@@ -2,11 +2,12 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 
 import numpy as np
 
+from kinbayes.amortized.archive import open_archive
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.optimizers.base import Bounds
 from kinbayes.problem.problem import Problem
@@ -18,6 +19,7 @@ from kinbayes.run import record, saving
 from kinbayes.run.budget import Clock, check_budgets, in_turn
 from kinbayes.run.map_result import map_result
 from kinbayes.run.progress import ProgressDisplay
+from kinbayes.run.recording import CANDIDATES, REFINEMENT, Recorder
 from kinbayes.run.refine import REFINERS, SHARE, refined
 from kinbayes.run.runs import OptimizerRun
 from kinbayes.run.search import LOSSES, search
@@ -42,6 +44,7 @@ def optimize(
     settings: Mapping[str, object] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    archive: str | os.PathLike[str] | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
 ) -> InferenceData:
@@ -83,6 +86,12 @@ def optimize(
     resume
         Whether to continue the search of the checkpoint, and begin it if there is none. All else must be asked for as
         it was, but `max_evaluations` may be more. It ends where one that was never interrupted does, to the last bit.
+    archive
+        A folder, made if there is none, to which all candidates are appended, failures and those of the refinement
+        included, to train networks on: `kinbayes.read_archive` reads it. Their densities are those
+        that the search saw, also of the loss `petab`; in a refinement they have its tolerances. Not kept is the search
+        for starts that can be simulated. Failures are simulated twice, for their status. A search that is continued
+        appends what it evaluates anew.
     max_seconds
         Seconds after which to stop with what there is, starts not counted; None for no limit.
     progress
@@ -102,6 +111,8 @@ def optimize(
         If no start can be simulated.
     CheckpointError
         If the checkpoint cannot be made, written or continued, or is one of another search.
+    ArchiveError
+        If the archive cannot be made or written, is one of another problem, or another run is writing it.
     """
     began = time.perf_counter()
     if optimizer not in OPTIMIZERS:
@@ -135,7 +146,10 @@ def optimize(
         "seed": seed,
     }
     saved = saving.opened(checkpoint, resume=resume, kind="optimize", problem=problem, asked=asked)
-    with nullcontext() if saved is None else closing(saved):
+    with (
+        nullcontext() if saved is None else closing(saved),
+        nullcontext() if archive is None else open_archive(archive, problem) as kept,
+    ):
         if saved is not None and saved.is_begun:
             if saved.has_result and saved.optimizer_run().stopped in ("finished", "target_loss"):
                 return load(saved.path)
@@ -149,9 +163,19 @@ def optimize(
             walls = np.asarray(problem.lower), np.asarray(problem.upper)
             study = Study(saved.path / "study.log", problem.name, problem.parameter_names, *walls)
         aim = -np.inf if target_loss is None else target_loss
+
+        def recording(name: str, given: Mapping[str, object], words: str, iterations: int = 0) -> Callable | None:
+            """Return what appends to the archive, if there is one, as a run of its own."""
+            if kept is None:
+                return None
+            own = kept.begin_run(kind="optimize", algorithm=name, settings=given, seed=seed, kept=words)
+            return Recorder(kept, problem, own, loss=loss, iterations=iterations).update
+
         with ProgressDisplay() if progress else nullcontext() as display:
             clock, own = Clock(max_seconds), Clock(None if max_seconds is None else share * max_seconds)
-            shown = display and display.update
+            shown, is_kept = display and display.update, kept is not None
+            done = len(first.history) if isinstance(first, OptimizerRun) else 0
+            recorded = recording(optimizer, dict(pairs), CANDIDATES, done)
             run = search(
                 problem,
                 factory,
@@ -162,15 +186,17 @@ def optimize(
                 seed=seed,
                 target_loss=aim,
                 trace=saved,
-                on_chunk=in_turn([shown, saved and saved.update, study and study.update, own.reason]),
+                keeps_evaluated=is_kept,
+                on_chunk=in_turn([shown, recorded, saved and saved.update, study and study.update, own.reason]),
             )
             if saved is not None:
                 saved.commit(run)
             heats: tuple[OptimizerRun, ...] = ()
             if refine is not None and run.stopped not in ("interrupted", "target_loss"):
                 left = max_evaluations - run.evaluations
-                hooks = in_turn([shown, clock.reason])
-                heats = refined(problem, run, refine, loss, left, seed=seed, target_loss=aim, on_chunk=hooks)
+                hooks = in_turn([shown, recording(refine, {}, REFINEMENT), clock.reason])
+                settled = {"seed": seed, "target_loss": aim, "keeps_evaluated": is_kept}
+                heats = refined(problem, run, refine, loss, left, on_chunk=hooks, **settled)
         evaluations = run.evaluations + sum(heat.evaluations for heat in heats)
         about = record.attributes(
             problem,

@@ -14,9 +14,27 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from kinbayes.optimizers.base import Bounds, Evaluation, OptimizerFactory, OptimizerState
-from kinbayes.samplers.base import SamplerFactory, SamplerState, StepInfo, Target
+from kinbayes.samplers.base import SamplerFactory, SamplerState, StepInfo, Target, proposed_by, silent
 
 Settings = tuple[tuple[str, object], ...]
+
+
+class Evaluated(NamedTuple):
+    """What some iterations of an optimizer evaluated.
+
+    Attributes
+    ----------
+    position
+        Candidates of every iteration and start; NaN of a start that had finished.
+    loss
+        Their losses.
+    gradient
+        Gradients of the loss, where the optimizer wants them.
+    """
+
+    position: Float[Array | np.ndarray, "capacity starts n dim"]
+    loss: Float[Array | np.ndarray, "capacity starts n"]
+    gradient: Float[Array | np.ndarray, "capacity starts n dim"] | None
 
 
 class Rounds(NamedTuple):
@@ -30,12 +48,15 @@ class Rounds(NamedTuple):
         Number of evaluations that had been done by then, of those that `evaluations` counts.
     done, evaluations
         Numbers of iterations and of evaluations.
+    evaluated
+        What was evaluated, of which the first `done` are filled; None if it was not to be kept.
     """
 
     losses: Float[Array, " capacity"]
     counts: Int[Array, " capacity"]
     done: Int[Array, ""]
     evaluations: Int[Array, ""]
+    evaluated: Evaluated | None = None
 
 
 @partial(jax.jit, static_argnames=("factory", "settings", "num_warmup"))
@@ -52,7 +73,7 @@ def start_sampler(
     return factory(target, num_warmup=num_warmup, **dict(settings)).init(key, U)
 
 
-@partial(jax.jit, static_argnames=("factory", "settings", "num_warmup", "capacity"))
+@partial(jax.jit, static_argnames=("factory", "settings", "num_warmup", "capacity", "keeps_evaluated"))
 def sample(
     target: Target,
     key: Key[Array, ""],
@@ -65,6 +86,7 @@ def sample(
     settings: Settings,
     num_warmup: int,
     capacity: int,
+    keeps_evaluated: bool = False,
 ) -> tuple[SamplerState, dict[str, PyTree]]:
     """Take iterations of several steps, each step followed by tuning while warmup lasts.
 
@@ -86,6 +108,9 @@ def sample(
         The sampler, its settings, and the number of steps that tune it.
     capacity
         Number of rows to make room for.
+    keeps_evaluated
+        Whether `proposed` is among what is returned: the proposals of the last step of every iteration, None of a
+        sampler that does not tell them. If not, nothing of them is computed.
 
     Returns
     -------
@@ -93,6 +118,7 @@ def sample(
     filled. Evaluations are counted over all steps of an iteration.
     """
     sampler = factory(target, num_warmup=num_warmup, **dict(settings))
+    sampler = sampler if keeps_evaluated else silent(sampler)
 
     def step(i, carry):
         state, draw = carry
@@ -118,7 +144,8 @@ def _draw(state: SamplerState, info: StepInfo) -> dict[str, PyTree]:
         "position": state.position,
         "log_prior": state.log_prior,
         "log_likelihood": state.log_likelihood,
-        "info": info._asdict(),
+        "info": {name: values for name, values in info._asdict().items() if name != "proposed"},
+        "proposed": proposed_by(info),
     }
 
 
@@ -141,7 +168,7 @@ def start_optimizer(
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
 
 
-@partial(jax.jit, static_argnames=("factory", "settings", "capacity"))
+@partial(jax.jit, static_argnames=("factory", "settings", "capacity", "keeps_evaluated"))
 def search(
     objective: Callable,
     bounds: Bounds,
@@ -155,6 +182,7 @@ def search(
     factory: OptimizerFactory,
     settings: Settings,
     capacity: int,
+    keeps_evaluated: bool = False,
 ) -> tuple[OptimizerState, Rounds]:
     """Ask, evaluate and tell, until every start has finished or one is good enough.
 
@@ -178,6 +206,8 @@ def search(
         The optimizer and its settings.
     capacity
         Number of rows to make room for.
+    keeps_evaluated
+        Whether what was evaluated is returned.
 
     Returns
     -------
@@ -204,17 +234,27 @@ def search(
         return (rounds.done < length) & is_affordable & ~state.finished.all() & ~is_good
 
     def body(carry):
-        state, (losses, counts, done, spent) = carry
+        state, (losses, counts, done, spent, kept) = carry
         # What a finished start asks for is not looked at: the engine gives up on NaN at once.
         candidates = jnp.where(state.finished[:, None, None], jnp.nan, jax.vmap(ask)(bounds, state))
         evaluation = objective(candidates.reshape(num_starts * num_candidates, -1))
         apart = jax.tree.map(lambda leaf: leaf.reshape(num_starts, num_candidates, *leaf.shape[1:]), evaluation)
         spent = spent + asked(state)
         state = jax.vmap(tell, in_axes=(0, 0, None, 0, 0))(bounds, keys, start + done, state, apart)
+        if kept is not None:
+            evaluated = Evaluated(candidates, apart.loss, apart.gradient)
+            kept = jax.tree.map(lambda rows, row: rows.at[done].set(row), kept, evaluated)
         rows = losses.at[done].set(state.best_loss.min()), counts.at[done].set(spent)
-        return state, Rounds(*rows, done + 1, spent)
+        return state, Rounds(*rows, done + 1, spent, kept)
 
-    nothing = Rounds(jnp.zeros(capacity), jnp.zeros(capacity, int), jnp.array(0), jnp.array(0))
+    def room() -> Evaluated:
+        shape = (num_starts, num_candidates, bounds.lower.shape[1])
+        found = jax.eval_shape(objective, jax.ShapeDtypeStruct((shape[0] * shape[1], shape[2]), float))
+        gradient = None if found.gradient is None else jnp.zeros((capacity, *shape))
+        return Evaluated(jnp.zeros((capacity, *shape)), jnp.zeros((capacity, *shape[:2])), gradient)
+
+    kept = room() if keeps_evaluated else None
+    nothing = Rounds(jnp.zeros(capacity), jnp.zeros(capacity, int), jnp.array(0), jnp.array(0), kept)
     return jax.lax.while_loop(goes_on, body, (state, nothing))
 
 

@@ -42,18 +42,21 @@ class ProgressDisplay:
         self._bars.stop()
 
     def update(self, progress: SamplerProgress | OptimizerProgress) -> None:
-        """Show where a phase stands."""
-        phase, text = progress.phase, self._summary(progress)
+        """Show where a phase of a run stands."""
+        is_last = bool(progress.run.stopped)
+        self.show(progress.phase, progress.done, progress.total, self._summary(progress), is_last=is_last)
+
+    def show(self, phase: str, done: int, total: int, text: str, *, is_last: bool = False) -> None:
+        """Show how much of a phase is done, with a few words; the last time in any case."""
         if self._console.is_terminal:
             if phase not in self._tasks:
-                self._tasks[phase] = self._bars.add_task(phase, total=progress.total, summary=text)
-            self._bars.update(self._tasks[phase], completed=progress.done, summary=text)
+                self._tasks[phase] = self._bars.add_task(phase, total=total, summary=text)
+            self._bars.update(self._tasks[phase], completed=done, summary=text)
             return
-        lines = progress.done * LINES_PER_PHASE // max(progress.total, 1)
-        if lines > self._lines.get(phase, 0) or progress.run.stopped:
+        lines = done * LINES_PER_PHASE // max(total, 1)
+        if lines > self._lines.get(phase, 0) or is_last:
             self._lines[phase] = lines
-            line = f"{phase} {progress.done}/{progress.total}: {text}"
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(f"{phase} {done}/{total}: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def _summary(self, progress: SamplerProgress | OptimizerProgress) -> str:
         """Describe where a phase stands in a few words.

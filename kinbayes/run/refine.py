@@ -54,6 +54,7 @@ def refined(
     seed: int,
     target_loss: float,
     on_chunk: Callable[[OptimizerProgress], str | None],
+    keeps_evaluated: bool = False,
 ) -> tuple[OptimizerRun, ...]:
     """Search locally from the best members of all starts, and then more exactly from the best ends of these searches.
 
@@ -71,7 +72,7 @@ def refined(
         One of `search.LOSSES`.
     max_evaluations
         Most evaluations of all local searches together, of which a first heat may take half of what is left.
-    seed, target_loss, on_chunk
+    seed, target_loss, on_chunk, keeps_evaluated
         As in `run_optimizer`.
 
     Returns
@@ -104,6 +105,7 @@ def refined(
                     seed=seed,
                     target_loss=target_loss,
                     on_chunk=on_chunk,
+                    keeps_evaluated=keeps_evaluated,
                 )
             )
             if heats[-1].stopped not in ("finished", "max_evaluations"):

@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from kinbayes.results.convergence import diagnose
+from kinbayes.run.pieces import Evaluated
 from kinbayes.run.state import Leaves
 from kinbayes.run.trace import Draws
-from kinbayes.samplers.base import SamplerState
+from kinbayes.samplers.base import Proposed, SamplerState
 
 # Judging takes time and memory in proportion to the draws: after every chunk of a long run it would take over.
 JUDGING_GROWTH = 1.1
@@ -70,7 +71,8 @@ class SamplerRun(NamedTuple):
 class SamplerProgress(NamedTuple):
     """Report one piece of a run: iterations done of the phase's total, its statistics, and the run as it is now.
 
-    `phase` is "warmup" or "draws"; `info` has (chains, length) arrays.
+    `phase` is "warmup" or "draws"; `info` has (chains, length) arrays. `evaluated` has the piece's proposals, (chains,
+    length, …), or its draws if the sampler tells no proposals (`is_draws`); None if they were not to be kept.
     """
 
     phase: str
@@ -78,6 +80,8 @@ class SamplerProgress(NamedTuple):
     total: int
     info: dict[str, np.ndarray]
     run: SamplerRun
+    evaluated: Proposed | None = None
+    is_draws: bool = False
 
 
 class OptimizerRun(NamedTuple):
@@ -123,12 +127,16 @@ class OptimizerRun(NamedTuple):
 
 
 class OptimizerProgress(NamedTuple):
-    """Report one piece of a run: evaluations done of the total allowed, and the run as it is now."""
+    """Report one piece of a run: evaluations done of the total allowed, and the run as it is now.
+
+    `evaluated` has all that the piece evaluated; None if it was not to be kept.
+    """
 
     phase: str
     done: int
     total: int
     run: OptimizerRun
+    evaluated: Evaluated | None = None
 
 
 def judged(run: SamplerRun, growth: float) -> SamplerRun:

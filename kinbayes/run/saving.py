@@ -239,8 +239,14 @@ class Saving:
             If it has another number, and its chains cannot go on.
         """
         record, asked = self._checkpoint.record, self.plan["asked"]
-        split = min(asked["warmup"], self.length) if asked["keep_warmup"] else 0
+        is_weighted = self.plan.get("said", {}).get("rung") == "importance"  # which has no warmup
+        split = min(asked["warmup"], self.length) if asked["keep_warmup"] and not is_weighted else 0
         drawn = self.length - split
+        if is_weighted and drawn < num_draws:
+            raise CheckpointError(
+                f"{self.path} has {drawn} of {num_draws} draws that were resampled by weight, all at once: no chain "
+                "can go on with them. Give another checkpoint"
+            )
         if self.plan["state"] is None and drawn < num_draws:
             raise CheckpointError(
                 f"{self.path} has {drawn} of {num_draws} draws of nutpie's chains, which cannot go on bit for bit. "

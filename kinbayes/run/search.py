@@ -14,7 +14,7 @@ from kinbayes.problem import truncation
 from kinbayes.problem.parameters import LOG_FACTORS
 from kinbayes.problem.problem import Problem
 from kinbayes.run.driver import run_optimizer
-from kinbayes.run.pieces import Settings
+from kinbayes.run.pieces import Evaluated, Settings
 from kinbayes.run.runs import OptimizerProgress, OptimizerRun
 from kinbayes.run.trace import Trace
 
@@ -32,6 +32,7 @@ def search(
     seed: int,
     bounds: Bounds | None = None,
     target_loss: float = -np.inf,
+    keeps_evaluated: bool = False,
     trace: Trace | None = None,
     on_chunk: Callable[[OptimizerProgress], str | None] | None = None,
 ) -> OptimizerRun:
@@ -51,6 +52,7 @@ def search(
         max_evaluations=max_evaluations,
         seed=seed,
         target_loss=target_loss,
+        keeps_evaluated=keeps_evaluated,
         trace=trace,
         on_chunk=on_chunk,
     )
@@ -64,6 +66,15 @@ def objective(problem: Problem, wants: str, loss: str = "posterior") -> Partial:
     if wants == "gradient":
         return Partial(_with_gradient, shift, batched.value_and_grad)
     return Partial(_with_information, shift, batched.curvature)
+
+
+def of_density(problem: Problem, loss: str, found: Evaluated) -> Evaluated:
+    """Return what a search has found of a loss as the negative log density with respect to du, and its gradient."""
+    if loss != "petab":
+        return found
+    constant, slope = map(np.asarray, _petab_shift(problem))
+    gradient = None if found.gradient is None else found.gradient - slope
+    return Evaluated(found.position, found.loss - constant - found.position @ slope, gradient)
 
 
 class _Shift(NamedTuple):

@@ -94,8 +94,8 @@ def adaptive_metropolis(
         noise = jax.random.normal(move_key, state.position.shape)
         step_size = jnp.exp(0.5 * state.tuning.log_scale)
         proposal = state.position + step_size[:, None] * jnp.einsum("cij,cj->ci", state.tuning.root, noise)
-        moved, probability = metropolis(accept_key, target, state, proposal)
-        return moved, MetropolisInfo(probability, step_size, jnp.ones_like(probability, dtype=int))
+        moved, probability, proposed = metropolis(accept_key, target, state, proposal)
+        return moved, MetropolisInfo(probability, step_size, jnp.ones_like(probability, dtype=int), proposed)
 
     def learn(state: MetropolisState, info: MetropolisInfo) -> MetropolisState:
         tuning = state.tuning

@@ -6,7 +6,8 @@ one step of all chains is one batch and samplers that mix chains are ordinary sa
 
 Every state is a NamedTuple with at least the fields of `SamplerState`; all of it but the tuning consists of arrays
 whose leading axis is the chains. Every info is a NamedTuple with at least the fields of `StepInfo`. Further fields
-are (chains,) arrays named as in ArviZ's ``sample_stats``, or (chains, rungs) ones of a sampler with rungs.
+are (chains,) arrays named as in ArviZ's ``sample_stats``, or (chains, rungs) ones of a sampler with rungs; one named
+`proposed` is a `Proposed`, of samplers that can tell what they evaluated.
 """
 
 from collections.abc import Callable
@@ -107,6 +108,18 @@ class StepInfo(Protocol):
     n_steps: Int[Array, " chains"]
 
 
+class Proposed(NamedTuple):
+    """Hold where a step might have gone, and the densities there.
+
+    Further axes behind the chains', of rungs or candidates, are those of a sampler that has them. Beyond a wall nothing
+    is evaluated: there all is NaN.
+    """
+
+    position: Float[Array, "chains ... dim"]
+    log_prior: Float[Array, "chains ..."]
+    log_likelihood: Float[Array, "chains ..."]
+
+
 class MetropolisState(NamedTuple):
     """Hold the state of a Metropolis sampler, which is what every state has."""
 
@@ -122,6 +135,7 @@ class MetropolisInfo(NamedTuple):
     acceptance_rate: Float[Array, " chains"]
     step_size: Float[Array, " chains"]
     n_steps: Int[Array, " chains"]
+    proposed: Proposed | None = None
 
 
 class Sampler(NamedTuple):
@@ -140,6 +154,26 @@ class Sampler(NamedTuple):
     init: Callable
     step: Callable
     tune: Callable
+
+
+def proposed_by(info: StepInfo) -> Proposed | None:
+    """Return the proposals of a step; None of a sampler that does not tell them."""
+    return getattr(info, "proposed", None)
+
+
+def without_proposed(info: StepInfo) -> StepInfo:
+    """Return what a step told but its proposals, which nobody is to carry along."""
+    return info if proposed_by(info) is None else info._replace(proposed=None)
+
+
+def silent(sampler: Sampler) -> Sampler:
+    """Return a sampler that does not tell its proposals, for programs that have no use for them."""
+
+    def step(key: Key[Array, ""], state: SamplerState) -> tuple[SamplerState, StepInfo]:
+        state, info = sampler.step(key, state)
+        return state, without_proposed(info)
+
+    return sampler._replace(step=step)
 
 
 @runtime_checkable
@@ -170,7 +204,7 @@ def metropolis(
     state: SamplerState,
     proposal: Float[Array, "chains dim"],
     log_correction: Float[Array, " chains"] | float = 0.0,
-) -> tuple[SamplerState, Float[Array, " chains"]]:
+) -> tuple[SamplerState, Float[Array, " chains"], Proposed]:
     """Accept or reject a proposal, each chain by itself.
 
     Parameters
@@ -188,19 +222,24 @@ def metropolis(
 
     Returns
     -------
-    The state with positions and densities of what was accepted, and the probabilities with which it was. A proposal
-    of density zero is never accepted, also from a position of density zero.
+    The state with positions and densities of what was accepted, the probabilities with which it was, and all that was
+    proposed. A proposal of density zero is never accepted, also from a position of density zero.
     """
     is_inside = ((target.lower <= proposal) & (proposal <= target.upper)).all(axis=1)
     U = jnp.where(is_inside[:, None], proposal, state.position)
     log_prior, log_likelihood = target.log_prior(U), target.log_likelihood(U)
-    proposed = jnp.where(is_inside, target.log_density(log_prior, log_likelihood), -jnp.inf)
-    gain = proposed - target.log_density(state.log_prior, state.log_likelihood) + log_correction
-    probability = jnp.where(proposed > -jnp.inf, jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
+    log_density = jnp.where(is_inside, target.log_density(log_prior, log_likelihood), -jnp.inf)
+    gain = log_density - target.log_density(state.log_prior, state.log_likelihood) + log_correction
+    probability = jnp.where(log_density > -jnp.inf, jnp.exp(jnp.minimum(gain, 0.0)), 0.0)
     is_accepted = jax.random.uniform(key, probability.shape) < probability
     moved = state._replace(
         position=jnp.where(is_accepted[:, None], U, state.position),
         log_prior=jnp.where(is_accepted, log_prior, state.log_prior),
         log_likelihood=jnp.where(is_accepted, log_likelihood, state.log_likelihood),
     )
-    return moved, probability
+    proposed = Proposed(
+        jnp.where(is_inside[:, None], U, jnp.nan),
+        jnp.where(is_inside, log_prior, jnp.nan),
+        jnp.where(is_inside, log_likelihood, jnp.nan),
+    )
+    return moved, probability, proposed

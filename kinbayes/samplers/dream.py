@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int, Key
 
-from kinbayes.samplers.base import MetropolisState, Sampler, Target, metropolis, optimal_acceptance
+from kinbayes.samplers.base import MetropolisState, Proposed, Sampler, Target, metropolis, optimal_acceptance
 
 # Probabilities with which a jump moves a parameter.
 CROSSOVERS = (1 / 3, 2 / 3, 1.0)
@@ -60,6 +60,7 @@ class Info(NamedTuple):
     n_steps: Int[Array, " chains"]
     move: Int[Array, " chains"]
     squared_jump: Float[Array, " chains"]
+    proposed: Proposed | None
 
 
 def dream(
@@ -157,7 +158,7 @@ def dream(
         proposal = jnp.where(is_snooker[:, None], snookered, jumped)
         # On a line through a row, volumes grow with the distance to it, to the power of dim - 1.
         log_correction = jnp.where(is_snooker, xlogy(dim - 1, jnp.abs(stretch)), 0.0)
-        moved, probability = metropolis(accept_key, target, state, proposal, log_correction)
+        moved, probability, proposed = metropolis(accept_key, target, state, proposal, log_correction)
 
         squared_distance = ((proposal - state.position) ** 2 / tuning.variance).sum(axis=1)
         return moved, Info(
@@ -166,6 +167,7 @@ def dream(
             n_steps=jnp.ones_like(move),
             move=move,
             squared_jump=jnp.where(probability > 0.0, probability * squared_distance, 0.0),
+            proposed=proposed,
         )
 
     def tune(state: MetropolisState, info: Info) -> MetropolisState:

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from kinbayes.samplers.adaptive_metropolis import adaptive_metropolis
-from kinbayes.samplers.base import Sampler, SamplerFactory, SamplerState, StepInfo, Target
+from kinbayes.samplers.base import (
+    Proposed,
+    Sampler,
+    SamplerFactory,
+    SamplerState,
+    StepInfo,
+    Target,
+    proposed_by,
+    without_proposed,
+)
 
 ROUNDS = 7  # of the ladder's adaptation, each twice as long as the one before; the last ends in the middle of warmup
 
@@ -51,7 +60,7 @@ class Info(NamedTuple):
     The acceptance rate is that of the posterior's rung, which is the last; the first is the prior's. `swap_rate` has
     the probability with which neighbours would exchange places, tried or not. `round_trips` counts, since the start,
     how often a walker came to the prior's rung from the posterior's. `n_steps` counts the evaluations of all
-    rungs.
+    rungs, and `proposed` has the proposals of all of them, if the inner sampler tells its own.
     """
 
     acceptance_rate: Float[Array, " chains"]
@@ -60,6 +69,7 @@ class Info(NamedTuple):
     rung_log_likelihood: Float[Array, "chains rungs"]
     swap_rate: Float[Array, "chains pairs"]
     round_trips: Int[Array, " chains"]
+    proposed: Proposed | None
 
 
 def parallel_tempering(
@@ -128,7 +138,7 @@ def parallel_tempering(
         beta = _gathered(jnp.linspace(0.0, 1.0, rungs))
         keys = jax.random.split(key, rungs)
         started = jax.vmap(lambda key, beta: on_rung(beta).init(key, U))(keys, beta)
-        info = jax.tree.map(jnp.zeros_like, jax.eval_shape(on_rungs, keys, beta, started)[1])
+        info = jax.tree.map(jnp.zeros_like, without_proposed(jax.eval_shape(on_rungs, keys, beta, started)[1]))
         tuning = Tuning(beta, started.tuning, jnp.zeros(rungs - 1), jnp.zeros(rungs - 1, int), jnp.array(0))
         walkers = started._replace(tuning=None), jnp.zeros((rungs, len(U)), bool)
         return state_of(walkers, info, jnp.zeros(len(U), int), jnp.array(False), tuning)
@@ -152,10 +162,11 @@ def parallel_tempering(
             rung_log_likelihood=_or_failed(swapped.log_likelihood).T,
             swap_rate=probability.T,
             round_trips=trips,
+            proposed=jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), proposed_by(info)),
         )
         # An inner sampler whose steps carry its adaptation has changed its tuning.
         tuning = tuning._replace(inner=stepped.tuning)
-        return state_of((swapped, is_descending), info, trips, ~state.is_odd, tuning), report
+        return state_of((swapped, is_descending), without_proposed(info), trips, ~state.is_odd, tuning), report
 
     def tune(state: State, info: Info) -> State:
         tuning = state.tuning

@@ -73,8 +73,8 @@ def random_walk(
         noise = jax.random.normal(move_key, state.position.shape)
         proposal = state.position + step_size[:, None] * state.tuning.scale * noise
         proposal = reflect(proposal, target.lower, target.upper)
-        moved, probability = metropolis(accept_key, target, state, proposal)
-        return moved, MetropolisInfo(probability, step_size, jnp.ones_like(probability, dtype=int))
+        moved, probability, proposed = metropolis(accept_key, target, state, proposal)
+        return moved, MetropolisInfo(probability, step_size, jnp.ones_like(probability, dtype=int), proposed)
 
     def tune(state: MetropolisState, info: MetropolisInfo) -> MetropolisState:
         tuning = state.tuning

@@ -84,7 +84,7 @@ if __name__ == "__main__":
     [
         ("several", "fork"),
         ("several", "spawn"),
-        ("several", "spawn", "AdaptiveMetropolis"),
+        pytest.param(("several", "spawn", "AdaptiveMetropolis"), marks=pytest.mark.slow),
         pytest.param(("enzyme_progress", "fork"), marks=pytest.mark.slow),
         pytest.param(("lynx_hare", "forkserver"), marks=pytest.mark.slow),
     ],

@@ -9,10 +9,11 @@ from kinbayes.formats.petab.reader import read_petab
 from kinbayes.ode.status import Status
 
 BENCHMARK = Path(__file__).parents[2].parent / "shared" / "data" / "petab" / "benchmark"
-QUICK = ("Bruno_JExpBot2016", "Perelson_Science1996")
+QUICK = ("Perelson_Science1996",)
 SLOW = (
     "Bachmann_MSB2011",
     "Boehm_JProteomeRes2014",
+    "Bruno_JExpBot2016",
     "Crauste_CellSystems2017",
     "Elowitz_Nature2000",
     "Fiedler_BMCSystBiol2016",

@@ -7,6 +7,7 @@ from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.quasi_newton import quasi_newton
 from kinbayes.run.driver import run_optimizer, run_sampler
 from kinbayes.run.runs import OptimizerRun
+from kinbayes.samplers.base import silent
 from kinbayes.samplers.random_walk import random_walk
 from tests import targets
 
@@ -134,7 +135,7 @@ BOUNDS = Bounds(np.full(2, -3.0), np.full(2, 3.0))
 STARTS = np.array([[1.0, 2.0], [-2.0, 0.0], [2.5, -2.5]])
 
 
-def minimise(*, initial=STARTS, max_evaluations=1000, on_chunk=None):
+def minimise(*, initial=STARTS, max_evaluations=1000, on_chunk=None, keeps_evaluated=False):
     return run_optimizer(
         Partial(_paraboloid, jnp.array([0.5, -0.5])),
         quasi_newton,
@@ -143,6 +144,7 @@ def minimise(*, initial=STARTS, max_evaluations=1000, on_chunk=None):
         initial=initial if isinstance(initial, OptimizerRun) else initial[:, None],
         max_evaluations=max_evaluations,
         seed=0,
+        keeps_evaluated=keeps_evaluated,
         chunk=8,
         on_chunk=on_chunk,
     )
@@ -160,6 +162,54 @@ def test_a_continued_search_equals_an_uninterrupted_one():
     np.testing.assert_array_equal(rest.position, whole.position)
     np.testing.assert_array_equal(rest.history, whole.history)
     np.testing.assert_allclose(whole.position[whole.converged], [[0.5, -0.5]] * 3, atol=1e-2)
+
+
+def test_progress_brings_what_a_search_evaluated():
+    seen, without = [], []
+    whole = minimise(on_chunk=seen.append, keeps_evaluated=True)
+    np.testing.assert_array_equal(whole.position, minimise(on_chunk=without.append).position)
+    assert all(progress.evaluated is None for progress in without)
+    position, loss, gradient = (np.concatenate(part) for part in zip(*(p.evaluated for p in seen), strict=True))
+    assert position.shape == gradient.shape == (len(whole.history), 3, 1, 2)
+    is_known = np.isfinite(position).all(axis=-1)
+    assert is_known.sum() == whole.evaluations < is_known.size  # some starts end before others
+    assert (np.diff(is_known.astype(int), axis=0) <= 0).all()
+    found = _paraboloid(np.array([0.5, -0.5]), position[is_known])
+    np.testing.assert_allclose(loss[is_known], found.loss, rtol=1e-12)
+    np.testing.assert_allclose(gradient[is_known], found.gradient, rtol=1e-12)
+    lowest = np.minimum.accumulate(np.where(is_known, loss, np.inf).min(axis=(1, 2)))
+    np.testing.assert_array_equal(lowest, whole.history)
+
+
+def test_progress_brings_proposals_or_draws(whole):
+    def brought(factory):
+        seen = []
+        run = run_sampler(
+            KNOWN.target, factory, initial=KNOWN.initial, num_warmup=30, num_draws=50, seed=0, chunk=20,
+            on_chunk=seen.append, keeps_evaluated=True,
+        )  # fmt: skip
+        np.testing.assert_array_equal(run.position, whole.position)
+        assert run.info.keys() == whole.info.keys()
+        parts = zip(*(progress.evaluated for progress in seen), strict=True)
+        return seen[-1].is_draws, *(np.concatenate(part, axis=1) for part in parts)
+
+    is_draws, position, log_prior, log_likelihood = brought(random_walk)
+    assert not is_draws
+    assert position.shape == (4, 80, 3)
+    np.testing.assert_allclose(log_prior, KNOWN.target.log_prior(position.reshape(-1, 3)).reshape(4, 80), rtol=1e-12)
+    moves = np.diff(whole.position, axis=1).any(axis=2)
+    np.testing.assert_array_equal(position[:, 31:][moves], whole.position[:, 1:][moves])
+    np.testing.assert_array_equal(log_likelihood[:, 31:][moves], whole.log_likelihood[:, 1:][moves])
+    assert 0.1 < moves.mean() < 0.9
+
+    is_draws, position, *_ = brought(_reticent)
+    assert is_draws
+    np.testing.assert_array_equal(position[:, 30:], whole.position)
+
+
+def _reticent(target, *, num_warmup):
+    """A random walk that does not tell its proposals."""
+    return silent(random_walk(target, num_warmup=num_warmup))
 
 
 def test_a_search_can_be_interrupted():

@@ -43,19 +43,29 @@ def moved(log_likelihoods, start, proposal, log_correction=0.0):
 
 def test_a_move_between_two_failures_is_refused():
     table = [-np.inf, 0.0, np.log(0.5), np.nan, np.inf]
-    state, probability = moved(table, [0, 0, 1, 1, 1, 1, 0], [0, 1, 0, 2, 3, 4, 3])
+    state, probability, _ = moved(table, [0, 0, 1, 1, 1, 1, 0], [0, 1, 0, 2, 3, 4, 3])
     np.testing.assert_allclose(probability, [0.0, 1.0, 0.0, 0.5, 0.0, 0.0, 0.0])
     np.testing.assert_array_equal(np.delete(state.position[:, 0], 3), [0, 1, 1, 1, 1, 0])
     assert state.log_likelihood[1] == 0.0
 
 
 def test_beyond_a_wall_nothing_is_accepted():
-    state, probability = moved(np.zeros(10), [1, 8], [-1, 10])
+    state, probability, proposed = moved(np.zeros(10), [1, 8], [-1, 10])
     np.testing.assert_array_equal(probability, 0.0)
     np.testing.assert_array_equal(state.position[:, 0], [1, 8])
+    assert all(np.isnan(values).all() for values in proposed)
+
+
+def test_what_was_proposed_is_told_accepted_or_not():
+    table = [0.0, -3.0, -np.inf]
+    state, _, (position, log_prior, log_likelihood) = moved(table, [0, 0, 1, 0], [1, 2, 0, 12])
+    assert state.position[1, 0] == 0.0
+    np.testing.assert_array_equal(position[:, 0], [1.0, 2.0, 0.0, np.nan])
+    np.testing.assert_array_equal(log_likelihood, [-3.0, -np.inf, 0.0, np.nan])
+    np.testing.assert_array_equal(log_prior, [0.0, 0.0, 0.0, np.nan])
 
 
 @pytest.mark.parametrize(("correction", "expected"), [(0.0, 0.5), (np.log(0.5), 0.25), (1.0, 1.0)])
 def test_an_asymmetric_proposal_is_corrected(correction, expected):
-    _, probability = moved([0.0, np.log(0.5)], [0], [1], jnp.array([correction]))
+    _, probability, _ = moved([0.0, np.log(0.5)], [0], [1], jnp.array([correction]))
     np.testing.assert_allclose(probability, expected)

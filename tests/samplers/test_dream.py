@@ -203,8 +203,9 @@ def test_a_chain_on_a_row_of_the_archive_has_no_line_to_it():
     ring = jnp.array([[1.0, 1.0], [2.0, 1.0], [0.0, 4.0]])
     tuning = {"archive": ring, "written": jnp.array(3), "usable": jnp.array(3)}
     position, info = first_steps(np.ones((1000, 2)), tuning, snooker_probability=1.0)
-    for values in (position, *info):
+    for values in (position, *(getattr(info, name) for name in set(info._fields) - {"proposed"})):
         assert np.isfinite(values).all()
+    np.testing.assert_array_equal(np.isnan(info.proposed.position).all(axis=1), info.acceptance_rate == 0.0)
     # A third of the rows is where the chains are.
     assert abs((info.acceptance_rate == 0.0).mean() - 1 / 3) < 5 * np.sqrt(2 / 9 / 1000)
 

@@ -150,6 +150,20 @@ def test_every_rung_has_its_own_target_and_what_it_says_of_its_walkers_is_true(t
     assert abs(values.mean() + (1.0 + 1.5**2) / 0.5) < 5 * error
 
 
+def test_the_proposals_of_all_rungs_are_told():
+    sampler = parallel_tempering(KNOWN.target, num_warmup=10, rungs=3)
+    state = sampler.init(jax.random.key(0), jnp.asarray(KNOWN.initial))
+    after, info = jax.jit(sampler.step)(jax.random.key(1), state)
+    position, log_prior, log_likelihood = info.proposed
+    assert position.shape == (4, 3, 3)
+    flat = position.reshape(-1, 3)
+    np.testing.assert_allclose(KNOWN.target.log_prior(flat).reshape(4, 3), log_prior, rtol=1e-12)
+    np.testing.assert_allclose(KNOWN.target.log_likelihood(flat).reshape(4, 3), log_likelihood, rtol=1e-12)
+    assert after.info.proposed is None  # which nothing carries along
+    came_from = jnp.concatenate([position, jnp.asarray(KNOWN.initial)[:, None]], axis=1)
+    assert (after.position[:, None] == came_from).all(axis=2).any(axis=1).all()
+
+
 def test_evidence_of_a_normal(tempered):
     beta, values = tempered.info["beta"][0, 0], tempered.info["rung_log_likelihood"]
     weights = np.diff(beta) * values[:, :, :-1]
@@ -164,7 +178,10 @@ def test_evidence_of_a_normal(tempered):
 
 @pytest.mark.parametrize(
     ("inner", "settings", "lengths"),
-    [(random_walk, (), (2000, 20_000)), (nuts, (("max_tree_depth", 5),), (300, 1000))],
+    [
+        (random_walk, (), (2000, 20_000)),
+        pytest.param(nuts, (("max_tree_depth", 5),), (300, 1000), marks=pytest.mark.slow),
+    ],
 )
 def test_other_samplers_fit_on_the_rungs(inner, settings, lengths):
     found = run(

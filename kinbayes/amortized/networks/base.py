@@ -15,22 +15,32 @@ Roberts 2009, doi:10.1214/07-AOS574, for the principle). With all latents drawn 
 q̂ is another number, and the weight biased.
 """
 
-from typing import ClassVar
+from typing import Protocol
 
 import equinox as eqx
-from jaxtyping import Array, Float, Key
+import jax
+from jaxtyping import Array, Float, Key, PyTree
 
 
 class Network(eqx.Module):
-    """Hold a conditional generator of points of the unit box.
+    """Hold a conditional generator of points of the unit box."""
 
-    Attributes
-    ----------
-    has_density
-        Whether `propose` and `log_density` exist. A network without them gives points to start from, never proposals.
-    """
+    @property
+    def has_density(self) -> bool:
+        """Whether `propose` and `log_density` exist; it may depend on how the network was built.
 
-    has_density: ClassVar[bool] = False
+        A network without them gives points to start from, never proposals.
+        """
+        return False
+
+    def trainable(self) -> PyTree[bool]:
+        """Return the network with True in place of what an optimizer may move, False in place of all else.
+
+        By default that is every array of floats. Statistics of batches are such arrays too and must be False: their
+        gradient is zero, but weight decay would move them. `loss` updates them itself, so a step of training takes the
+        trainable half from the optimizer and the other half from the network that `loss` returns.
+        """
+        return jax.tree.map(eqx.is_inexact_array, self)
 
     def loss(
         self, key: Key[Array, ""], y: Float[Array, "n dim"], c: Float[Array, " n"], weight: Float[Array, " n"]
@@ -70,3 +80,11 @@ class Network(eqx.Module):
     ) -> Float[Array, " n"]:
         """Return log q̂ of given points, all latents drawn from r; for a network without latents its log density."""
         raise NotImplementedError
+
+
+class NetworkFactory(Protocol):
+    """Describe a network's factory: every setting of its own is keyword-only, hashable and has a default."""
+
+    def __call__(self, key: Key[Array, ""], dim: int) -> Network:
+        """Build a network with random weights for points of `dim` dimensions."""
+        ...

@@ -24,7 +24,7 @@ def read_petab(
     Parameters
     ----------
     path
-        The YAML file. Every file that it names lies in its folder or below.
+        The YAML file, or a folder in which it is the only one. Every file that it names lies in its folder or below.
     rtol, atol, engine, max_steps
         Settings of the simulation, see `Problem`.
 
@@ -51,7 +51,7 @@ def read_petab(
     SBMLError
         If the model cannot be read.
     """
-    path = Path(path)
+    path = _problem_file(Path(path))
     content = read_yaml(path)
     version = str(required(path, content, "format_version"))
     reader = _READERS.get(version.split(".")[0])
@@ -59,3 +59,15 @@ def read_petab(
         raise UnsupportedPEtabError(f"{path}: format_version {version} is not supported, only {', '.join(_READERS)}")
     make = functools.partial(Problem, rtol=rtol, atol=atol, engine=engine, max_steps=max_steps)
     return reader(path, content, make)
+
+
+def _problem_file(path: Path) -> Path:
+    """Return the file of a problem that is named by its folder."""
+    if not path.is_dir():
+        return path
+    found = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"{path} is a folder with {len(found)} YAML files{f' ({found})' if found else ''}; name the problem's own"
+        )
+    return path / found[0]

@@ -1,0 +1,1 @@
+"""What a trained network's points are worth: figures, each with the numbers behind it."""
