@@ -8,6 +8,7 @@ from contextlib import closing, nullcontext
 import numpy as np
 
 from kinbayes.amortized.archive import open_archive
+from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.optimizers.base import Bounds
 from kinbayes.problem.problem import Problem
@@ -39,6 +40,7 @@ def optimize(
     refine: str | None = None,
     loss: str = "posterior",
     initial: str | InferenceData | np.ndarray = "latin_hypercube",
+    proposal: LearnedProposal | None = None,
     target_loss: float | None = None,
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
@@ -72,8 +74,10 @@ def optimize(
     initial
         Where to begin. A design, in which parameters are spread between their bounds, and those with open ones drawn
         from their priors: `latin_hypercube`, `sobol`, `multi_jittered`, `random`; `prior`, draws of it; `nominal`, the
-        nominal point and a Latin hypercube; a result of `optimize`; or scaled vectors (starts, dim). Starts that are
-        one point are replaced where they cannot be simulated.
+        nominal point and a Latin hypercube; `generative`, points of a learned `proposal`; a result of `optimize`; or
+        scaled vectors (starts, dim). Starts that are one point are replaced where they cannot be simulated.
+    proposal
+        What generates, for `initial="generative"`.
     target_loss
         Loss at which to stop; None for none.
     seed
@@ -155,7 +159,7 @@ def optimize(
                 return load(saved.path)
             first, said = saved.optimizer_run(), saved.plan["said"]
         else:
-            first, said = search_starts(problem, initial, starts, bound.num_points, seed)
+            first, said = search_starts(problem, initial, starts, bound.num_points, seed, proposal)
             if saved is not None:
                 saved.prepare({"said": said}, {}, 8 * (problem.dim + 6) * (starts + 45))
         study = None

@@ -21,6 +21,7 @@ from kinbayes.results.verdict import cautions, converged
 from kinbayes.run import ladder, record, saving
 from kinbayes.run.budget import SamplerBudget, check_budgets, in_turn
 from kinbayes.run.choice import Choice, automatic, chosen
+from kinbayes.run.generated import generated_starts
 from kinbayes.run.posterior_check import failed_near_bulk, solver_check
 from kinbayes.run.posterior_result import draws_alone, posterior_result
 from kinbayes.run.progress import ProgressDisplay
@@ -74,9 +75,10 @@ def sample(
         Seeds everything that is random.
     initial
         Where chains start: `prior` (draws of the prior, the default but for `amortized`, whose chains start at draws of
-        the proposal, by weight), `nominal`, `multistart` (searches from the nominal point and
-        from prior draws, then around all optima that matter), the result of `optimize` (around its optima that matter)
-        or of `sample` (its last draws), or scaled vectors (chains, dim). The attribute `initial` of the result says it.
+        the proposal, by weight), `nominal`, `multistart` (searches from the nominal point and from prior draws, then
+        around all optima that matter), `generative` (points of the proposal's network), the result of `optimize`
+        (around its optima that matter) or of `sample` (its last draws), or scaled vectors (chains, dim). The attribute
+        `initial` of the result says it.
     settings
         Settings of the sampler, by name; see its docstring. `nuts` has one more, `backend`: `nutpie`, which calls the
         native engine without Python (the default with that engine; its settings are those of
@@ -85,7 +87,8 @@ def sample(
         of `amortized`, which has two more: `rung` (`importance`, `i-SIR` or `local`, instead of what the weights of the
         proposal's draws say) and `num_pilot`, the size of their batches.
     proposal
-        For `amortized`: a learned proposal, of this problem or of another with the same parameters, such as other data.
+        For `amortized` and `initial="generative"`: a learned proposal, of this problem or of another with the same
+        parameters, such as other data.
         Draws are exact whatever it is worth. It is used as far as the importance weights of some thousand draws allow
         (`kinbayes.run.ladder`): the draws themselves, resampled by weight (no warmup, and no budget but
         `max_simulations`); or as candidates of chains that move locally as well; or as their starts. The attributes
@@ -150,6 +153,8 @@ def sample(
     for name, value, least in (("draws", draws, 1), ("warmup", warmup, 0), ("chains", chains, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+    is_generated = isinstance(initial, str) and initial == "generative" and sampler != "amortized"
+    source, proposal = proposal, None if is_generated else proposal
     if sampler == "auto" and proposal is not None:
         raise ValueError("'auto' has no use for a proposal; choose 'amortized', or leave the proposal out")
     if sampler == "auto" and settings:
@@ -191,8 +196,10 @@ def sample(
             if saved is not None:
                 _prepare(saved, problem, choice, asked | {"draws": draws}, said)
         else:
-            start, said = chain_starts(
-                problem, "prior" if initial is None else initial, chains, np.random.default_rng(seed)
+            start, said = (
+                generated_starts(problem, source, chains, seed)
+                if is_generated
+                else chain_starts(problem, "prior" if initial is None else initial, chains, np.random.default_rng(seed))
             )
             if choice is None:
                 name, said["chosen_because"] = automatic(problem.dim, said.get("optima", 0))

@@ -5,9 +5,11 @@ from collections import Counter
 import numpy as np
 from jaxtyping import Bool, Float
 
+from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.optimizers.initial import DESIGNS
 from kinbayes.problem.problem import Problem
 from kinbayes.results.store import InferenceData
+from kinbayes.run.generated import generated_points, said_of
 from kinbayes.run.spread import reasons
 from kinbayes.run.starts import MOST_TRIES, StartError, estimates, reason, values
 
@@ -15,7 +17,12 @@ Points = Float[np.ndarray, "starts points dim"]
 
 
 def search_starts(
-    problem: Problem, initial: str | InferenceData | np.ndarray, starts: int, num_points: int, seed: int
+    problem: Problem,
+    initial: str | InferenceData | np.ndarray,
+    starts: int,
+    num_points: int,
+    seed: int,
+    proposal: LearnedProposal | None = None,
 ) -> tuple[Points, dict[str, object]]:
     """Return the points at which every start of an optimizer begins, and what the result is to say of them.
 
@@ -29,26 +36,32 @@ def search_starts(
     initial
         A name in `DESIGNS`: parameters between finite bounds are spread over them, the others drawn from their priors.
         `prior`: all are drawn from the priors. `nominal`: the nominal point, and a Latin hypercube for what else there
-        is to be. A result of `optimize`: its ends, the best first, in the place of the nominal point. Or scaled vectors
-        (starts, dim), one in every start.
+        is to be. `generative`: points of the proposal's network. A result of `optimize`: its ends, the best first, in
+        the place of the nominal point. Or scaled vectors (starts, dim), one in every start.
     starts
         Number of starts.
     num_points
         Number of points of a start.
     seed
         Seed of the random numbers.
+    proposal
+        What generates.
 
     Raises
     ------
     StartError
-        If a start has no point with a density.
+        If a start has no point with a density, or generated points lie outside the bounds.
     ValueError
         If `initial` is not understood.
     """
     rng = np.random.default_rng(seed)
-    known, said = _known(problem, initial, starts)
+    is_generated = isinstance(initial, str) and initial == "generative"
+    known, said = (np.zeros((0, problem.dim)), "") if is_generated else _known(problem, initial, starts)
     design = initial if isinstance(initial, str) and initial != "nominal" else "latin_hypercube"
-    if num_points == 1:
+    if is_generated:
+        generated, num_outside = generated_points(problem, proposal, starts * num_points, seed)
+        points, said = generated.reshape(starts, num_points, problem.dim), said_of(proposal, num_outside)
+    elif num_points == 1:
         points = _designed(problem, design, rng, starts)[:, None]
     else:
         points = np.stack([_designed(problem, design, rng, num_points) for _ in range(starts)])
@@ -91,8 +104,8 @@ def _known(
     if initial in DESIGNS:
         return none, f"{initial} between the bounds; draws of the prior where they are open"
     raise ValueError(
-        f"unknown initial {initial!r}; choose from {sorted([*DESIGNS, 'prior', 'nominal'])}, a result of optimize, or "
-        "an array"
+        f"unknown initial {initial!r}; choose from {sorted([*DESIGNS, 'prior', 'nominal', 'generative'])}, a result of "
+        "optimize, or an array"
     )
 
 

@@ -11,12 +11,12 @@ from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.optimizers.initial import DESIGNS
 from kinbayes.problem.problem import Problem
+from kinbayes.run.generated import generated_points
 from kinbayes.run.search import search
 from kinbayes.run.spread import distinct, inside
 
 GENERATED, ARCHIVED = "generated", "archive_best"
 DESIGNS_COMPARED = ("latin_hypercube", "random", "multi_jittered")
-OVERSAMPLING = 4  # generated points for one start, of which those outside the bounds are left out
 REPLICATES = 2000  # of the bootstrap
 COUNTED = (1, 2, 5, 10, 20, 50)  # starts after which optima are counted
 NEAR = 10.0  # of loss above the best: ends that are counted as optima
@@ -30,7 +30,7 @@ class StartsComparison(NamedTuple):
     losses
         One row a start, a column a kind of start; +inf where the start could not be simulated and nothing was found.
     num_outside
-        Generated points that lay outside the bounds, of `num_generated`; none of them is a start.
+        Generated points that lay outside the bounds before there were enough; none of them is a start.
     differences
         One row a kind that is not generated: the `median` over pairs of its final loss minus the generated start's
         (positive where generated starts end lower), and its bootstrap interval of 95 %, `lower` to `upper`.
@@ -42,7 +42,6 @@ class StartsComparison(NamedTuple):
 
     losses: pd.DataFrame
     num_outside: int
-    num_generated: int
     differences: pd.DataFrame
     optima: pd.DataFrame
     evaluations: dict[str, int]
@@ -79,13 +78,7 @@ def compare_starts(
         Seeds everything that is random.
     """
     rng = np.random.default_rng(seed)
-    generated = proposal.generate(seed, OVERSAMPLING * starts)
-    kept = generated.U[~generated.is_outside][:starts]
-    if len(kept) < starts:
-        raise ValueError(
-            f"of {len(generated.U)} generated points {len(kept)} lie between the bounds, fewer than {starts} starts "
-            f"({generated.num_outside} outside by parameter): ask for fewer, or train the network for longer"
-        )
+    kept, num_outside = generated_points(problem, proposal, starts, seed)
     points = {
         GENERATED: kept,
         **{name: _designed(problem, name, starts, rng) for name in DESIGNS_COMPARED},
@@ -104,8 +97,7 @@ def compare_starts(
     numbers = sorted({*(k for k in COUNTED if k < starts), starts})
     return StartsComparison(
         losses,
-        int(generated.is_outside.sum()),
-        len(generated.U),
+        num_outside,
         _differences(losses, rng),
         pd.DataFrame(
             {name: _optima(problem, run.position, run.loss, losses, numbers) for name, run in found.items()},

@@ -114,7 +114,7 @@ def test_a_search_goes_on_from_an_earlier_result(problem, mode):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"initial": "nowhere"}, r"unknown initial 'nowhere'; choose from \['latin_hypercube', "),
+        ({"initial": "nowhere"}, r"unknown initial 'nowhere'; choose from \['generative', 'latin_hypercube', "),
         ({"initial": np.zeros((2, 5))}, r"initial has shape \(2, 5\); 3 starts need \(3, 2\)"),
         ({"initial": np.full((3, 2), 1e4)}, r"start 0 has 'A_0' at 10000 \(scaled\), outside its bounds"),
         (
