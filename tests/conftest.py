@@ -1,8 +1,26 @@
-"""The surroundings of every test: no display, and the CPU unless the environment names another device."""
+"""The surroundings of every test: no display, the CPU unless the environment names another device, and some room."""
 
+import gc
 import os
+from pathlib import Path
+
+import pytest
 
 import tests.typechecking  # noqa: F401 - the type checker must be imported before what it checks
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+
+MAPPINGS = Path("/proc/self/maps")
+MOST_MAPPINGS = 15_000  # Linux allows a process 65,530, each compiled program takes some, and XLA crashes beyond
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room():
+    """Forget what the tests of a file have compiled, once that is a lot."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        import jax  # after the environment is set, which it reads
+
+        jax.clear_caches()
+        gc.collect()

@@ -55,6 +55,7 @@ problems = {"one": problem, "two": problem.with_data(data.assign(measurement=[5.
 """
 
 
+@pytest.mark.slow
 def test_the_block_of_a_larger_model_samples_it():
     (block,) = (block for block in BLOCKS if "pm.Model()" in block)
     short = block.replace("pm.sample(", "pm.sample(draws=4, tune=4, chains=1, progressbar=False, ")

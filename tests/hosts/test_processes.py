@@ -83,7 +83,7 @@ if __name__ == "__main__":
     "asked",
     [
         ("several", "fork"),
-        ("several", "spawn"),
+        pytest.param(("several", "spawn"), marks=pytest.mark.slow),
         pytest.param(("several", "spawn", "AdaptiveMetropolis"), marks=pytest.mark.slow),
         pytest.param(("enzyme_progress", "fork"), marks=pytest.mark.slow),
         pytest.param(("lynx_hare", "forkserver"), marks=pytest.mark.slow),

@@ -43,6 +43,7 @@ class Reached(Exception):
     """The goal is reached."""
 
 
+@pytest.mark.slow
 def test_evaluations_on_rosenbrock_are_no_more_than_three_times_scipys():
     goal, num_starts, size = 1e-6, 8, 40
     _, history = minimise(rosenbrock, box(4), rounds=400, num_starts=num_starts, **VALLEY)

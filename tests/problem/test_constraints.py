@@ -160,7 +160,7 @@ def test_a_term_agrees_with_the_calculation_by_hand(name):
     assert found.is_likelihood == ("probit" in name or "tolerance" in name)
 
 
-@pytest.fixture(scope="module", params=["native", "jax"])
+@pytest.fixture(scope="module", params=["native", pytest.param("jax", marks=pytest.mark.slow)])
 def everything(request):
     """A problem with statements of all kinds, and the numbers of their cases; the JAX engine compiles for seconds."""
     some = ["at, alternative", "always, alternative", "once, probit", "between"]

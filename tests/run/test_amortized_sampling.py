@@ -135,6 +135,7 @@ def test_a_result_says_what_its_proposal_was_worth(rung_run, problem):
         )
 
 
+@pytest.mark.slow
 def test_an_untrained_network_gives_the_posterior(problem, exact):
     known, _ = exact
     settings = {"rung": "i-SIR", "num_candidates": 16, "local_steps": 1}

@@ -315,6 +315,7 @@ def test_names_of_the_result_are_refused():
         kb.bootstrap(problem, mode_at(problem, replicate=0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BOEHM.is_dir(), reason="the benchmark collection is not here")
 def test_replicates_are_what_a_search_of_their_data_finds():
     problem = kb.read_petab(BOEHM / f"{BOEHM.name}.yaml")

@@ -91,6 +91,7 @@ def test_rows_of_local_searches_have_gradients(problem, path):
     assert np.isnan(rows.gradient_norm[~is_ok]).all()
 
 
+@pytest.mark.slow
 def test_those_of_a_refinement_follow(problem, path):
     asked = {"starts": 2, "refine": "simplex", "max_evaluations": 1200}
     found = kb.optimize(problem, "differential_evolution", archive=path, progress=False, **asked)
@@ -203,6 +204,7 @@ def test_an_archive_changes_no_search(problem, path):
             np.testing.assert_array_equal(runs[0][group][name].values, values.values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_longer_run_appends_what_is_new(problem, path, tmp_path):
     asked = LENGTHS | {"checkpoint": tmp_path / "run.zarr", "thin": 1, "archive": path}
     kb.sample(problem, "random_walk", **asked)
@@ -219,6 +221,7 @@ def test_a_longer_run_appends_what_is_new(problem, path, tmp_path):
     assert len(read_archive(path).runs) == 2
 
 
+@pytest.mark.slow
 def test_a_continued_search_appends_what_is_new(problem, path, tmp_path):
     asked = {"checkpoint": tmp_path / "run.zarr", "archive": path, "progress": False}
     kb.optimize(problem, "differential_evolution", max_evaluations=100, **asked)

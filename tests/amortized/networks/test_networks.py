@@ -69,7 +69,7 @@ def batch(num, seed=0):
     return jnp.asarray(centre + 0.03 * rng.normal(size=(num, 2))), jnp.asarray(c), jnp.ones(num)
 
 
-@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n == "transformer_cvae" else n for n in NAMES])
+@pytest.fixture(params=[pytest.param(n, marks=pytest.mark.slow) if n != "cvae" else n for n in NAMES])
 def name(request):
     return request.param
 
@@ -192,12 +192,13 @@ def train(network, num_steps, learning_rate):
     return run(network, jax.random.key(7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_steps", "learning_rate"),
     [
         ("cvae", 1000, 1e-2),
-        pytest.param("transformer_cvae", 1000, 1e-2, marks=pytest.mark.slow),
-        pytest.param("ccgan", 2000, 1e-3, marks=pytest.mark.slow),
+        ("transformer_cvae", 1000, 1e-2),
+        ("ccgan", 2000, 1e-3),
     ],
 )
 def test_a_trained_network_finds_both_modes_where_the_condition_has_them(name, num_steps, learning_rate):
