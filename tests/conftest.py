@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 MAPPINGS = Path("/proc/self/maps")
-MOST_MAPPINGS = 15_000  # Linux allows a process 65,530, each compiled program takes some, and XLA crashes beyond
+MOST_MAPPINGS = 35_000  # Linux allows a process 65,530, each compiled program takes some, and XLA crashes beyond
 
 
 @pytest.fixture(scope="module", autouse=True)

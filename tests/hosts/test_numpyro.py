@@ -449,7 +449,9 @@ def test_kernels_are_exact(kernel):
     np.testing.assert_allclose(found["odds"], found["share"] / (1 - found["share"]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("way", ["sequential", "alone", pytest.param(jax.vmap, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "way", [pytest.param("sequential", marks=pytest.mark.slow), "alone", pytest.param(jax.vmap, marks=pytest.mark.slow)]
+)
 def test_chains_may_be_by_themselves(way):
     measured, given = np.array([1.5, 0.4]), {"counts": (0, 2, 1), "heads": 17}
     method, chains = ("sequential", 1) if way == "alone" else (way, 2)
@@ -498,6 +500,7 @@ def in_errors(values: np.ndarray, exact: float) -> float:
     return (values.mean() - exact) / (values.std() / np.sqrt(arviz.ess(values, method="mean")))
 
 
+@pytest.mark.slow
 def test_a_state_tells_the_densities_of_its_draws():
     problem = example("conversion_reaction")
     model = to_numpyro(problem)

@@ -429,6 +429,7 @@ def population(batches: list[kb.Problem]) -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 def test_the_notebook_recovers_the_population(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     found = runpy.run_path(str(NOTEBOOK))

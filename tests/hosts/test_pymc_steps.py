@@ -310,7 +310,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("start", ["spawn", "fork"])
+@pytest.mark.parametrize("start", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])
 def test_chains_in_processes(start, tmp_path):
     script = tmp_path / "chains.py"
     script.write_text(CHAINS)

@@ -161,6 +161,7 @@ def test_an_asynchronous_swarm_told_as_a_whole_is_a_flight():
     assert np.any(singles.position != expected.position)
 
 
+@pytest.mark.slow
 def test_asynchronous_single_tells_move_one_particle_and_converge():
     optimizer = particle_swarm(box(4), asynchronous=True)
     state = optimizer.init(jax.random.key(0), points(0, 40, box(4)))

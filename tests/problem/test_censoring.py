@@ -67,7 +67,7 @@ def every_kind(engine):
     return kb.Problem(model, parameters, observables, data, rtol=1e-10, atol=1e-12, engine=engine)
 
 
-@pytest.mark.parametrize("engine", ["native", "jax"])
+@pytest.mark.parametrize("engine", ["native", pytest.param("jax", marks=pytest.mark.slow)])
 def test_densities_and_gradients(engine):
     found = every_kind(engine)
 

@@ -505,6 +505,7 @@ def test_numpyro_predicts_whether_statements_hold():
     assert set(np.unique(drawn[:, len(TIMES) :])) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_a_probability_is_sampled_right():
     """One parameter, k, and what is known of it: B was seen to exceed A once until time 2, and A to exceed 0.5."""
     data = pd.DataFrame({"observableId": ["y"], "time": [2.0], "measurement": [1.0]})
@@ -551,7 +552,7 @@ def test_a_probability_is_sampled_right():
     assert abs(np.mean(replicated - expected)) < 5 * np.std(replicated) / np.sqrt(replicated.size)
 
 
-@pytest.mark.parametrize("sampler", ["nuts", "dream"])
+@pytest.mark.parametrize("sampler", [pytest.param("nuts", marks=pytest.mark.slow), "dream"])
 def test_other_samplers_take_statements_about_many_times(sampler):
     found = problem(CASES["always, probit"][0])
     idata = kb.sample(found, sampler, draws=20, warmup=20, chains=2, seed=1, initial="prior", progress=False)

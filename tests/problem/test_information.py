@@ -33,7 +33,7 @@ def at(found: kb.Problem, points: np.ndarray, weights=None) -> tuple[np.ndarray,
 DATA = table(1.7 * np.exp(-0.8 * TIMES) + 0.1 * np.cos(9.0 * TIMES))
 
 
-@pytest.mark.parametrize("engine", ["native", "jax"])
+@pytest.mark.parametrize("engine", ["native", pytest.param("jax", marks=pytest.mark.slow)])
 def test_values_and_gradients_are_the_posteriors(engine):
     found = problem(DATA, kb.noise.normal("sd"), engine=engine)
     values = at(found, U)

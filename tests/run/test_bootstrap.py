@@ -246,6 +246,7 @@ def test_the_only_measurement_of_an_experiment_stays(lines):
     assert (weights_of(problem, found)[:, 2] == 1).all()
 
 
+@pytest.mark.slow
 def test_the_other_optima_of_a_mode_may_be_begun_at():
     """A number known by its square, and by two values of opposite signs: which sign wins is up to the draw."""
     values = np.array([1.0, 0.9, -0.8])

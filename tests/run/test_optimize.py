@@ -88,6 +88,7 @@ def test_refined_ends_are_the_mode(problem, optimizer):
     assert int(history["evaluations"][-1]) == attributes(found)["evaluations"] <= 600
 
 
+@pytest.mark.slow
 def test_every_optimizer_takes_a_problem(problem):
     for name in OPTIMIZERS:
         found = kb.optimize(problem, name, starts=2, max_evaluations=200, initial="nominal", progress=False)

@@ -253,9 +253,12 @@ def test_ctrl_c_waits_until_a_piece_is_kept(problem, path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         return recorded(*args)
 
-    recorded = recording.of_search
+    before, recorded = signal.signal(signal.SIGINT, signal.default_int_handler), recording.of_search
     monkeypatch.setattr(recording, "of_search", pressed)
-    found = kb.optimize(problem, "differential_evolution", max_evaluations=500, archive=path, progress=False)
+    try:  # what a shell starts in the background ignores Ctrl-C
+        found = kb.optimize(problem, "differential_evolution", max_evaluations=500, archive=path, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(read_archive(path)) == found.attrs["evaluations"] < 100
 
 

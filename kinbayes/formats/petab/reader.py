@@ -1,6 +1,7 @@
 """PEtab problems of either version."""
 
 import functools
+import os
 from pathlib import Path
 
 from kinbayes.formats.petab import v1, v2
@@ -63,7 +64,7 @@ def read_petab(
 
 def _problem_file(path: Path) -> Path:
     """Return the file of a problem that is named by its folder."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # False of names that no system takes
         return path
     found = sorted(entry.name for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
     if len(found) != 1:

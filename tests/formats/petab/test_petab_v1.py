@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from kinbayes.examples import example
 from kinbayes.formats.petab.reader import read_petab
 from kinbayes.formats.petab.table import PEtabError, UnsupportedPEtabError, read_rows
 from kinbayes.problem import noise
@@ -436,3 +437,14 @@ def test_lines_are_counted_as_an_editor_does(tmp_path):
     rows = list(read_rows(path, ("a",)))
     assert [row.place for row in rows] == [f"{path}, line 4", f"{path}, line 5"]
     assert [row.cells for row in rows] == [{"a": "1", "b": "two\nlines"}, {"a": "3", "b": ""}]
+
+
+def test_a_folder_stands_for_the_only_problem_in_it(tmp_path):
+    file = Path(example("conversion_reaction"))
+    assert read_petab(file.parent).hash == read_petab(file).hash
+    with pytest.raises(FileNotFoundError, match="is a folder with 0 YAML files; name the problem's own"):
+        read_petab(tmp_path)
+    for name in ("a.yaml", "b.yml"):
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=r"with 2 YAML files \(\['a.yaml', 'b.yml'\]\)"):
+        read_petab(tmp_path)
