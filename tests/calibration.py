@@ -171,7 +171,7 @@ def simulated(problem: kb.Problem, rng: np.random.Generator) -> tuple[np.ndarray
         if np.all(rows.status == Status.OK):
             break
     values = problem.draw_measurements(rng, rows.simulated, rows.noise)[0]
-    return truth[0], problem.with_data(table(problem).assign(measurement=values))
+    return truth[0], problem.with_data(values)
 
 
 def best_starts(problem: kb.Problem, rng: np.random.Generator) -> np.ndarray:

@@ -114,7 +114,7 @@ def _draw_statement(rng: np.random.Generator, gap: Column, confidence: Column, t
     from scipy.special import ndtr
 
     probability = (1 - confidence) / 2 + confidence * ndtr(-gap / tolerance)
-    return np.where(np.isnan(gap), np.nan, (rng.random(np.shape(gap)) < probability).astype(float))
+    return (rng.random(np.shape(gap)) < probability).astype(float)
 
 
 def _statement_information(gap: Expr, confidence: Expr, tolerance: Expr) -> dict[tuple[int, int], Expr | None]:

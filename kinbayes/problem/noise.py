@@ -119,7 +119,10 @@ class Noise:
         return value if self.transformation == "lin" else apply(self.transformation, value)
 
     def draw(self, rng: np.random.Generator, prediction: Column, *settings: Column) -> Column:
-        """Return draws of measurements around a prediction; NaN where the prediction has no such measurement.
+        """Return draws of measurements around a prediction; NaN where there are none.
+
+        That is where the prediction is no number, where its transformation has none, and where a setting is not
+        positive, as that of a standard deviation in proportion to a prediction which is negative.
 
         Raises
         ------
@@ -129,11 +132,12 @@ class Noise:
         draw = FAMILIES[self.family].draw
         if draw is None:
             raise ValueError(f"{self.family!r} is no likelihood: it does not say how measurements scatter")
-        if self.transformation == "lin":
-            return draw(rng, prediction, *settings)
         factor = math.log(10) if self.transformation == "log10" else 1.0
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.exp(factor * draw(rng, np.log(prediction) / factor, *settings))
+            center = prediction if self.transformation == "lin" else np.log(prediction) / factor
+        is_known = np.isfinite(center) & np.all([np.asarray(setting) > 0 for setting in settings], axis=0)
+        drawn = draw(rng, *(np.where(is_known, value, 1.0) for value in (center, *settings)))
+        return np.where(is_known, drawn if self.transformation == "lin" else np.exp(factor * drawn), np.nan)
 
 
 def normal(sd: str | float, transformation: Transformation = "lin") -> Noise:

@@ -163,10 +163,32 @@ class Problem:
         self._prior_data = prior_data(self.estimated)
         self._set_measurements(self.measurements[: len(self.measurements) - len(self.constraints)])
 
-    def with_data(self, data: pd.DataFrame) -> "Problem":
-        """Return this problem with other measurements; where the table has the same structure nothing recompiles."""
+    def with_data(self, data: pd.DataFrame | Float[np.ndarray, " measurements"]) -> "Problem":
+        """Return this problem with other measurements; where the table has the same structure nothing recompiles.
+
+        Parameters
+        ----------
+        data
+            A table as the problem was made of; or one value for each of `measurements` that is none of a constraint,
+            as `draw_measurements` draws them, and all else stays.
+
+        Raises
+        ------
+        DataError
+            If the table cannot be read.
+        ValueError
+            If there are more values than measurements, or fewer.
+        """
         copy = self._copy()
-        copy._set_measurements(measurements(data, self._measured, self.experiments))
+        if isinstance(data, pd.DataFrame):
+            rows = measurements(data, self._measured, self.experiments)
+        else:
+            own = self.measurements[: len(self.measurements) - len(self.constraints)]
+            values = np.asarray(data, dtype=float)
+            if values.shape != (len(own),):
+                raise ValueError(f"the problem has {len(own)} measurements; got values of shape {values.shape}")
+            rows = [m._replace(value=float(value)) for m, value in zip(own, values, strict=True)]
+        copy._set_measurements(rows)
         return copy
 
     @property

@@ -52,7 +52,7 @@ def bimodal(seed: int = 0) -> kb.Problem:
 
 def measured(problem: kb.Problem, sampler: str, lengths: dict, **settings: object) -> dict[str, object]:
     """Return the row of one sampler, timed when it is compiled."""
-    kb.sample(problem, sampler, draws=20, warmup=20, progress=False, **settings)
+    kb.sample(problem, sampler, progress=False, seed=0, **lengths, **settings)
     began = time.perf_counter()
     found = kb.sample(problem, sampler, progress=False, seed=1, **lengths, **settings)
     seconds = time.perf_counter() - began
@@ -106,11 +106,7 @@ def resampled(problem: kb.Problem, seed: int) -> kb.Problem:
     u = np.array([values(problem, mode.map_estimate)[0]])
     rows = problem.rows(u)
     drawn = problem.draw_measurements(np.random.default_rng(seed), rows.simulated, rows.noise)[0]
-    table = pd.DataFrame(
-        [(m.observable, m.experiment, m.time) for m in problem.measurements],
-        columns=["observableId", "simulationConditionId", "time"],
-    )
-    return problem.with_data(table.assign(measurement=drawn))
+    return problem.with_data(drawn)
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def teusink(data: Path, *, seed: int = 0) -> kb.Problem:
     problem = kb.Problem(model, parameters, observables, table)
     exact = np.asarray(problem.simulated(problem.nominal))
     noise = np.random.default_rng(seed).normal(size=len(exact))
-    return problem.with_data(table.assign(measurement=exact + (NOISE * exact + FLOOR) * noise))
+    return problem.with_data(exact + (NOISE * exact + FLOOR) * noise)
 
 
 def maximal_rates(model: kb.Model) -> dict[str, float]:

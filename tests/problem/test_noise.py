@@ -155,3 +155,11 @@ def test_mass_keeps_its_digits_far_out(side, far):
 
 def test_what_censoring_needs():
     assert {name for name in CASES if name not in CENSORABLE} == {"student_t", "negative_binomial"}
+
+
+@pytest.mark.parametrize("name", ["normal", "log_normal", "laplace", "student_t", "negative_binomial"])
+def test_a_setting_that_is_not_positive_gives_no_draw_there_and_draws_elsewhere(name):
+    model = CASES[name][0]
+    settings = [np.array([2.0, -0.1, 2.0, np.nan])] * len(CASES[name][1])
+    drawn = model.draw(np.random.default_rng(0), np.array([1.0, 1.0, 1.0, 1.0]), *settings)
+    assert list(np.isfinite(drawn)) == [True, False, True, False]

@@ -209,9 +209,10 @@ def test_new_numbers_compile_nothing(problem, caplog):
     assert compilations(caplog, lambda: longer.log_likelihood(u))  # or nothing was counted
 
 
-def test_new_data_change_the_likelihood_and_nothing_else(problem):
+@pytest.mark.parametrize("data", [lambda values: table(values), lambda values: values], ids=["table", "values"])
+def test_new_data_change_the_likelihood_and_nothing_else(problem, data):
     u = draws(problem, 1)[0]
-    moved = problem.with_data(table(MEASURED + 0.5))
+    moved = problem.with_data(data(MEASURED + 0.5))
     assert float(moved.log_likelihood(u)) == pytest.approx(float(closed_form(u, MEASURED + 0.5)[1]), rel=1e-7)
     assert float(problem.log_likelihood(u)) == pytest.approx(float(closed_form(u)[1]), rel=1e-7)
     assert float(moved.log_prior(u)) == float(problem.log_prior(u))
