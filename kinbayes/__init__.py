@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from kinbayes.results.summary import credible_intervals
     from kinbayes.results.verdict import cautions, converged
     from kinbayes.run.amortize import amortize
+    from kinbayes.run.amortized_evaluation import evaluate_proposal
     from kinbayes.run.bootstrap import bootstrap
     from kinbayes.run.laplace import laplace
     from kinbayes.run.optimize import optimize
@@ -88,6 +89,7 @@ _HOMES = {
     "compare_models": "results.comparison",
     "converged": "results.verdict",
     "credible_intervals": "results.summary",
+    "evaluate_proposal": "run.amortized_evaluation",
     "example": "examples",
     "export_petab": "formats.petab.export.writer",
     "hosts": "hosts",

@@ -56,6 +56,18 @@ def test_a_model_is_checked(run, tmp_path):
     assert "error: no such SBML file: nowhere.xml" in output
 
 
+@pytest.mark.slow
+def test_a_proposal_is_learned_and_told_of(run, tmp_path):
+    code, output = run("amortize", EXAMPLE, "--max-evaluations", 2000, "--epochs", 20, "--starts", 2, "--search", 2)
+    assert code == 0
+    assert "feasible share at condition 0" in output
+    assert kb.load_proposal(tmp_path / "proposal.npz").network_name == "cvae"
+    page = (tmp_path / "proposal.html").read_text()
+    assert page.count("<img") == 8
+    assert "<h2>Search</h2>" in page
+    assert "search_runs" not in page
+
+
 def test_from_a_problem_to_a_prediction(run, tmp_path):
     code, output = run(
         "sample",

@@ -42,12 +42,15 @@ class Search(NamedTuple):
         Of the best run, those that were not searched included.
     trained
         What the best run trained.
+    is_interrupted
+        Whether Ctrl-C ended the search before its time.
     """
 
     runs: pd.DataFrame
     network_settings: dict[str, Plain]
     training_settings: dict[str, Plain]
     trained: Trained
+    is_interrupted: bool
 
 
 def search(
@@ -84,17 +87,24 @@ def search(
     on_run
         Called with the table after every run.
 
+    Returns
+    -------
+    All runs, and the best of them. Ctrl-C ends a search with what there is.
+
     Raises
     ------
     ValueError
         If a name is unknown, a range is empty, or no run succeeded.
+    KeyboardInterrupt
+        If Ctrl-C came before any run had a loss.
     """
     fixed = dict(fixed or {})
-    allowed = {**defaults(network_name), **_training_defaults()}
+    allowed = {**defaults(network_name), **training_defaults()}
     _check(space, fixed, allowed, num_runs)
     distributions = {name: _distribution(name, choices) for name, choices in space.items()}
     rows: list[dict[str, object]] = []
     best: tuple[float, dict[str, Plain], Trained] | None = None
+    is_interrupted = False
     with quiet():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     try:
@@ -114,18 +124,20 @@ def search(
             if on_run is not None:
                 on_run(pd.DataFrame(rows))
             if trained is not None and trained.is_interrupted:
-                break
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         if best is None:
             raise
+        is_interrupted = True
     if best is None:
         raise ValueError(f"none of {len(rows)} runs had a finite loss; try lower learning rates")
     _, settings, trained = best
     own = {name: value for name, value in settings.items() if name not in _TRAINING}
-    return Search(pd.DataFrame(rows), own, {name: settings[name] for name in _TRAINING}, trained)
+    return Search(pd.DataFrame(rows), own, {name: settings[name] for name in _TRAINING}, trained, is_interrupted)
 
 
-def _training_defaults() -> dict[str, Plain]:
+def training_defaults() -> dict[str, Plain]:
+    """Return the settings of training that may be searched, with their defaults."""
     parameters = inspect.signature(train).parameters
     return {name: parameters[name].default for name in _TRAINING}
 

@@ -14,12 +14,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 
 from kinbayes.amortized import leaves
 from kinbayes.amortized.fit import Fit, History, appended, empty_history, fit_of
 from kinbayes.amortized.networks.base import Network
+
+try:
+    import optax
+except ImportError as error:  # an extra
+    raise ImportError("networks are trained by optax: pip install 'kinbayes[amortized]'") from error
 
 VALIDATION_SHARE = 0.1
 NUM_SHOWN = 2048  # rows of training that are looked at after every epoch, and of both halves the most in correlations

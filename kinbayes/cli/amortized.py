@@ -28,6 +28,9 @@ def amortize(
     max_evaluations: Annotated[int, typer.Option(help="Evaluations for a new archive.")] = 50_000,
     max_points: Annotated[int, typer.Option(help="Points to learn from, at most.")] = 10_000,
     epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 300,
+    search: Annotated[
+        int, typer.Option(help="Runs of a random search over settings of the network, the best of which is trained on.")
+    ] = 0,
     condition: Annotated[
         float | None, typer.Option(help="What to ask for; by default the best of a few.", show_default=False)
     ] = None,
@@ -59,6 +62,7 @@ def amortize(
             max_evaluations=max_evaluations,
             max_points=max_points,
             epochs=epochs,
+            search_runs=search,
             condition=condition,
             seed=seed,
         )

@@ -18,7 +18,7 @@ class _Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except typer.Exit:  # a RuntimeError, too
             raise
-        except (ValueError, OSError, RuntimeError) as error:
+        except (ValueError, OSError, RuntimeError, ImportError) as error:  # the last: an extra is not installed
             errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
             raise typer.Exit(1) from error
 
@@ -41,6 +41,7 @@ Archive = Annotated[
     Path | None,
     typer.Option(help="Folder to which evaluated points are appended, made if there is none.", show_default=False),
 ]
+ProposalFile = Annotated[Path | None, typer.Option(help="A file written by amortize.", show_default=False)]
 MaxSeconds = Annotated[float | None, typer.Option(help="Stop after so many seconds.", show_default=False)]
 Settings = Annotated[
     list[str] | None,

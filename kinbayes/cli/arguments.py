@@ -1,5 +1,9 @@
 """What is typed, as the values that it stands for."""
 
+from pathlib import Path
+
+from kinbayes.cli.files import is_result
+
 
 def pairs(texts: list[str] | None) -> list[tuple[str, str]]:
     """Return texts of the form name=value as pairs."""
@@ -48,3 +52,10 @@ def times_of(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"--times {text}: write start:stop:count, as 0:100:101, or a list, as 0,1,2.5") from None
+
+
+def initial_of(text: str | None) -> object:
+    """Return where a run starts: the result that a file holds, else the word itself."""
+    import kinbayes as kb
+
+    return kb.load(text) if text is not None and is_result(Path(text)) else text

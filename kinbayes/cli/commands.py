@@ -7,9 +7,20 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from kinbayes.cli.app import Absolute, Archive, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
-from kinbayes.cli.arguments import number, pairs, settings_of, times_of
-from kinbayes.cli.files import check_folder, is_result, write_whole
+from kinbayes.cli.app import (
+    Absolute,
+    Archive,
+    Checkpoint,
+    MaxSeconds,
+    ProblemPath,
+    ProposalFile,
+    Relative,
+    Seed,
+    Settings,
+    app,
+)
+from kinbayes.cli.arguments import initial_of, number, pairs, settings_of, times_of
+from kinbayes.cli.files import check_folder, write_whole
 from kinbayes.cli.printing import (
     console,
     parameter_table,
@@ -136,8 +147,13 @@ def simulate(
 def sample(
     problem: ProblemPath,
     sampler: Annotated[
-        str, typer.Option(help="nuts, adaptive_metropolis, random_walk, dream, parallel_tempering, or auto.")
-    ] = "nuts",
+        str | None,
+        typer.Option(
+            help="nuts, adaptive_metropolis, random_walk, dream, parallel_tempering, amortized, or auto; by default "
+            "nuts, with a proposal amortized.",
+            show_default=False,
+        ),
+    ] = None,
     draws: Annotated[int, typer.Option(help="Kept draws of every chain.")] = 1000,
     warmup: Annotated[int, typer.Option(help="Warmup iterations of every chain.")] = 1000,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
@@ -145,8 +161,14 @@ def sample(
         int | None, typer.Option(help="Steps an iteration; the sampler's own if left out.", show_default=False)
     ] = None,
     initial: Annotated[
-        str, typer.Option(help="prior, nominal, multistart, or a file written by optimize or sample.")
-    ] = "prior",
+        str | None,
+        typer.Option(
+            help="prior, nominal, multistart, generative (points of the proposal's network), or a file written by "
+            "optimize or sample; by default prior, with amortized the proposal's draws.",
+            show_default=False,
+        ),
+    ] = None,
+    proposal: ProposalFile = None,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
     archive: Archive = None,
@@ -172,13 +194,14 @@ def sample(
     found = kb.read_petab(problem, rtol=rtol, atol=atol)
     idata = kb.sample(
         found,
-        sampler,
+        sampler or ("nuts" if proposal is None else "amortized"),
         draws=draws,
         warmup=warmup,
         chains=chains,
         thin=thin,
         seed=seed,
-        initial=kb.load(initial) if is_result(Path(initial)) else initial,
+        initial=initial_of(initial),
+        proposal=None if proposal is None else kb.load_proposal(proposal),
         settings=settings_of(settings),
         checkpoint=checkpoint,
         archive=archive,

@@ -5,9 +5,20 @@ from typing import Annotated
 
 import typer
 
-from kinbayes.cli.app import Absolute, Archive, Checkpoint, MaxSeconds, ProblemPath, Relative, Seed, Settings, app
-from kinbayes.cli.arguments import settings_of
-from kinbayes.cli.files import check_folder, is_result, write_whole
+from kinbayes.cli.app import (
+    Absolute,
+    Archive,
+    Checkpoint,
+    MaxSeconds,
+    ProblemPath,
+    ProposalFile,
+    Relative,
+    Seed,
+    Settings,
+    app,
+)
+from kinbayes.cli.arguments import initial_of, settings_of
+from kinbayes.cli.files import check_folder, write_whole
 from kinbayes.cli.printing import console, print_lines, print_mode, print_table, wrote
 
 
@@ -34,9 +45,11 @@ def optimize(
     initial: Annotated[
         str,
         typer.Option(
-            help="latin_hypercube, sobol, multi_jittered, random, prior, nominal, or a file written by optimize."
+            help="latin_hypercube, sobol, multi_jittered, random, prior, nominal, generative (points of the proposal's "
+            "network), or a file written by optimize."
         ),
     ] = "latin_hypercube",
+    proposal: ProposalFile = None,
     target_loss: Annotated[float | None, typer.Option(help="Stop at this loss.", show_default=False)] = None,
     settings: Settings = None,
     checkpoint: Checkpoint = None,
@@ -60,7 +73,8 @@ def optimize(
         max_evaluations=max_evaluations,
         refine=refine,
         loss=loss,
-        initial=kb.load(initial) if is_result(Path(initial)) else initial,
+        initial=initial_of(initial),
+        proposal=None if proposal is None else kb.load_proposal(proposal),
         target_loss=target_loss,
         seed=seed,
         settings=settings_of(settings),

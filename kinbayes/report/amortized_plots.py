@@ -4,7 +4,7 @@ They take the numbers that `kinbayes.amortized.evaluation` and `kinbayes.run.sta
 arrays, and return figures; nothing is computed here but histograms and the densities drawn over them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,13 @@ from scipy.stats import gaussian_kde
 from kinbayes.report.style import GREY, INK, PALE, PALETTE, grid, number, shape
 
 _TRAIN, _VALIDATION = PALETTE[0], PALETTE[1]
+_SHOWN = 0.99  # of distances; the last ones would leave the others no room
 _BINS = 10  # of the condition, each 0.1 wide
 
 
-def plot_training(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
+def plot_training(
+    curves: Mapping[str, tuple[Float[np.ndarray, " epochs"], Float[np.ndarray, " epochs"]]],
+) -> Figure:
     """Draw curves over epochs, a panel each.
 
     Parameters
@@ -104,12 +107,15 @@ def plot_fidelity(table: pd.DataFrame, spearman: float, slope: float) -> Figure:
 def plot_novelty(
     pairs: Mapping[str, Float[np.ndarray, " pairs"]], nearest: Mapping[str, Float[np.ndarray, " n"]]
 ) -> Figure:
-    """Draw distances in the unit box, histograms with densities: of pairs on the left, to the nearest on the right."""
+    """Draw distances in the unit box, histograms with densities: of pairs on the left, to the nearest on the right.
+
+    A hundredth of each kind may lie beyond what is shown.
+    """
     figure, axes = _figure(2, 1, 2)
     for ax, title, groups in zip(
         axes, ("distances of pairs", "distances to the nearest training point"), (pairs, nearest), strict=True
     ):
-        highest = max(float(values.max()) for values in groups.values()) or 1.0
+        highest = max(float(np.quantile(values, _SHOWN)) for values in groups.values()) or 1.0
         at = np.linspace(0.0, highest, 200)
         for colour, (name, values) in zip(PALETTE, groups.items(), strict=False):
             ax.hist(values, bins=np.linspace(0.0, highest, 41), density=True, color=colour, alpha=0.25, lw=0)
@@ -151,8 +157,11 @@ def plot_starts(losses: pd.DataFrame, optima: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_search(table: pd.DataFrame, best: int) -> Figure:
-    """Draw all runs of a random search as parallel lines; the chosen one stands out.
+def plot_search(table: pd.DataFrame, best: int, title: str) -> Figure:
+    """Draw runs of a random search as parallel lines, values placed by rank; the chosen run stands out.
+
+    A line is the darker the less its validation loss, and that of a run that failed ends before its losses. Settings in
+    which no two runs differ have no axis.
 
     Parameters
     ----------
@@ -160,28 +169,34 @@ def plot_search(table: pd.DataFrame, best: int) -> Figure:
         One row a run: settings, then the losses of training and of validation as the last two columns.
     best
         Row of the chosen run.
+    title
+        Which runs these are.
     """
-    columns = [name for name in table.columns if table[name].nunique(dropna=True) > 1]
-    figure, (ax,) = _figure(1, 1, 1, width=max(8.0, 1.2 * len(columns)))
+    losses = list(table.columns[-2:])
+    columns = [name for name in table.columns if name in losses or table[name].nunique() > 1]
+    figure, (ax,) = _figure(1, 1, 1, width=max(8.0, 0.9 * len(columns)))
     heights = pd.DataFrame({name: _height(table[name]) for name in columns})
-    order = np.argsort(heights.iloc[:, -1].fillna(1.0))[::-1]
-    for k in order:
-        share = heights.iloc[k, -1]
-        ax.plot(range(len(columns)), heights.iloc[k], color=PALETTE[0], lw=0.8, alpha=0.15 if share > 0.25 else 0.5)
+    strength = 0.25 + 0.5 * (1.0 - heights.iloc[:, -1].fillna(1.0)) ** 2
+    for k in np.argsort(strength, kind="stable"):
+        ax.plot(range(len(columns)), heights.iloc[k], color=PALETTE[0], lw=0.9, alpha=strength[k])
     ax.plot(range(len(columns)), heights.iloc[best], color=PALETTE[1], lw=2.2)
     for k, name in enumerate(columns):
         ax.axvline(k, color=PALE, lw=0.8, zorder=0)
-        for at, text in zip((-0.06, 1.03), _ends(table[name]), strict=True):
+        for at, text in zip((-0.1, 1.04), _ends(table[name]), strict=True):
             ax.text(k, at, text, ha="center", fontsize=7.5, color=GREY)
-    ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+    ax.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=30, ha="right")
+    ax.tick_params(labelsize=8)
     ax.set_yticks([])
-    ax.set_ylim(-0.1, 1.1)
-    _titled(ax, f"{len(table)} runs; the chosen one in orange, the best quarter darker")
+    ax.spines["left"].set_visible(False)
+    ax.set_ylim(-0.14, 1.12)
+    _titled(ax, f"{title}; the chosen one in orange, others the darker the less their validation loss")
     return figure
 
 
 def _ends(values: pd.Series) -> tuple[str, str]:
     """Return the lowest and the highest value as text."""
+    if pd.api.types.is_integer_dtype(values):
+        return str(values.min()), str(values.max())
     if pd.api.types.is_numeric_dtype(values):
         return number(float(values.min())), number(float(values.max()))
     words = sorted(values.astype(str))
@@ -189,13 +204,11 @@ def _ends(values: pd.Series) -> tuple[str, str]:
 
 
 def _height(values: pd.Series) -> Float[np.ndarray, " runs"]:
-    """Return the place of every value between the lowest and the highest: words in their order, losses by rank."""
-    if not pd.api.types.is_numeric_dtype(values):
-        codes = values.astype(str).astype("category").cat.codes.to_numpy(float)
-    else:
-        codes = values.rank(method="dense").to_numpy(float)
-    low, high = np.nanmin(codes), np.nanmax(codes)
-    return (codes - low) / (high - low)
+    """Return the place of every value between the lowest and the highest by rank, words in their order."""
+    is_number = pd.api.types.is_numeric_dtype(values)
+    ranks = (values if is_number else values.astype(str)).rank(method="dense").to_numpy(float)
+    low, high = np.nanmin(ranks), np.nanmax(ranks)
+    return (ranks - low) / (high - low) if high > low else 0.5 * ranks / low
 
 
 def _figure(count: int, rows: int, columns: int, width: float | None = None) -> tuple[Figure, list]:

@@ -49,7 +49,7 @@ def importance(log_weights: Float[np.ndarray, " n"]) -> Importance:
     References
     ----------
     Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed importance sampling, Journal of Machine Learning
-    Research 25(72).
+    Research 25(72), arXiv:1507.02646.
     """
     is_finite = np.isfinite(log_weights)
     num_wrong = int(np.sum(np.isnan(log_weights) | np.isposinf(log_weights)))

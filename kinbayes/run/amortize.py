@@ -1,40 +1,26 @@
 """Learning a proposal: an archive of simulations, a network trained on it, and the condition that serves best."""
 
 import os
-import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from kinbayes.amortized import scaling
-from kinbayes.amortized.archive import Rows, read_archive
-from kinbayes.amortized.networks import NETWORKS
 from kinbayes.amortized.proposal import LearnedProposal, learned_proposal
 from kinbayes.amortized.selection import training_points
-from kinbayes.amortized.training import TrainingState, train
 from kinbayes.problem.problem import Problem
 from kinbayes.results.importance import importance
-from kinbayes.run.optimize import optimize
-from kinbayes.run.progress import ProgressDisplay
-from kinbayes.run.sample import sample
-from kinbayes.run.settings import checked_settings
+from kinbayes.run.archived import archived
+from kinbayes.run.learning import learn, planned
 from kinbayes.run.weighted import draw_weighted
 
 # Conditions that are tried for the sampler, as multiples of the one that asks for the bulk of a normal posterior: the
 # network may have learned other points as good as those.
 FACTORS = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 NUM_TRIED = 500  # draws at each
-# Of the evaluations for an archive: a population, local searches, and chains that start at the optima. Searches alone
-# leave hardly a point in the bulk of the posterior: of 26,000 evaluations of models/lynx_hare 157 were within 12 of the
-# least loss.
-SHARE_OF_POPULATION, SHARE_OF_SEARCHES = 0.2, 0.2
-PER_SEARCH = 25  # evaluations, by which the number of starts is found
-ARCHIVE_CHAINS = 8
 
 
 def amortize(
@@ -46,9 +32,11 @@ def amortize(
     max_evaluations: int = 50_000,
     max_points: int = 10_000,
     epochs: int = 300,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-4,
-    batch_size: int = 256,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    batch_size: int | None = None,
+    search_runs: int = 0,
+    search_epochs: int | None = None,
     condition: float | None = None,
     condition_scaling: str = "log_minmax",
     num_latents: int = 16,
@@ -78,7 +66,13 @@ def amortize(
     max_points
         Points to learn from, at most: half of them the best, half drawn from the rest.
     epochs, learning_rate, weight_decay, batch_size
-        Of the training.
+        Of the training. None is what a search finds, and without one 0.001, 0.0001 and 256.
+    search_runs
+        Runs of a random search over the settings of the network and of its training that are not given here, within
+        `kinbayes.amortized.search_spaces`; what changes the meaning of the loss, such as a head, is not searched. The
+        best run goes on to the end of the training. 0 is no search.
+    search_epochs
+        Epochs of every such run; by default a fifth of `epochs`, and 20 at least.
     condition
         What to ask for, between 0 (the best loss of the archive) and 1 (the worst); by default the one of a few at
         which draws are worth most as weighted draws of the posterior; for a network without a density the one that asks
@@ -101,13 +95,20 @@ def amortize(
     Raises
     ------
     ValueError
-        If a name or a setting is unknown, or the archive has too few points.
+        If a name or a setting is unknown or out of range, or the archive has too few points.
     ArchiveError
         If the archive is none, or of another problem.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"unknown network {network!r}; choose from {sorted(NETWORKS)}")
-    built = dict(checked_settings(network, NETWORKS[network], settings or {}, fixed=("key", "dim")))
+    plan = planned(
+        network,
+        problem.dim,
+        settings=settings or {},
+        training_settings={"learning_rate": learning_rate, "weight_decay": weight_decay, "batch_size": batch_size},
+        epochs=epochs,
+        search_runs=search_runs,
+        search_epochs=search_epochs,
+        seed=seed,
+    )
     began = time.perf_counter()
     rows = archived(problem, archive, max_evaluations, seed=seed, progress=progress)
     seconds_archive = time.perf_counter() - began
@@ -115,49 +116,26 @@ def amortize(
     box = scaling.fit_box(problem.lower, problem.upper, problem.scale, points.u)
     of_loss = scaling.fit_condition(points.loss, condition_scaling)
     began = time.perf_counter()
-    with ProgressDisplay() if progress else nullcontext() as display:
-
-        def show(state: TrainingState) -> None:
-            if display:
-                losses = state.history.train.loss[-1], state.history.validation.loss[-1]
-                display.show("train", state.num_epochs, epochs, "loss {:.4g}, validation {:.4g}".format(*losses))
-
-        trained = train(
-            NETWORKS[network](jax.random.key(seed), problem.dim, **built),
-            np.asarray(scaling.to_box(box, points.u)),
-            scaling.to_condition(of_loss, points.loss),
-            epochs=epochs,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            batch_size=batch_size,
-            seed=seed,
-            on_epoch=show,
-        )
-    if trained.is_interrupted:
-        raise KeyboardInterrupt
+    y, c = np.asarray(scaling.to_box(box, points.u)), scaling.to_condition(of_loss, points.loss)
+    learned = learn(plan, y, c, progress=progress)
     proposal = learned_proposal(
         problem,
-        trained.network,
+        learned.trained.network,
         network_name=network,
-        network_settings=built,
+        network_settings=learned.network_settings,
         box=box,
         condition_scaling=of_loss,
         condition=condition,
         num_latents=num_latents,
         epsilon=epsilon,
-        history=trained.history,
+        history=learned.trained.history,
         training={
             "archived": len(rows.u),
             "failed": points.num_failed,
             "feasible": points.num_feasible,
             "points": len(points.u),
             "max_points": max_points,
-            "epochs": trained.state.num_epochs,
-            "best_epoch": int(trained.state.best_epoch),
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            "batch_size": batch_size,
-            "seed": seed,
+            **learned.facts,
             "seconds_archive": seconds_archive,
             "seconds_training": time.perf_counter() - began,
         },
@@ -169,41 +147,6 @@ def amortize(
     told = {f"effective_share_at_{c:g}": share for c, share in shares.items()}
     told |= {"simulations_of_conditions": NUM_TRIED * len(shares), "seconds_conditions": time.perf_counter() - began}
     return replace(proposal, condition=max(shares, key=shares.get), training={**proposal.training, **told})
-
-
-def archived(
-    problem: Problem, archive: str | os.PathLike[str] | None, max_evaluations: int, *, seed: int, progress: bool
-) -> Rows:
-    """Return the rows of an archive; of a new one, if there is none yet."""
-    with tempfile.TemporaryDirectory() if archive is None else nullcontext(archive) as folder:
-        path = Path(folder) / "archive.zarr" if archive is None else Path(folder)
-        if not path.exists():
-            _fill(problem, path, max_evaluations, seed=seed, progress=progress)
-        with read_archive(path) as opened:
-            if opened.problem_hash != problem.hash:
-                raise ValueError(
-                    f"{path} has points of another problem: {opened.problem_name!r}, whose hash is "
-                    f"{opened.problem_hash[:12]}, not {problem.name!r} with {problem.hash[:12]}; give that problem, or "
-                    "another folder"
-                )
-            return opened.read()
-
-
-def _fill(problem: Problem, path: Path, max_evaluations: int, *, seed: int, progress: bool) -> None:
-    """Make an archive by a population, by local searches and, if the posterior may be sampled, by chains."""
-    common = {"seed": seed, "archive": path, "progress": progress}
-    shares = SHARE_OF_POPULATION, SHARE_OF_SEARCHES
-    for_population, for_searches = (int(share * max_evaluations) for share in shares)
-    optimize(problem, "scatter_search", max_evaluations=for_population, **common)
-    starts = max(for_searches // PER_SEARCH, 1)
-    mode = optimize(problem, "multistart", starts=starts, max_evaluations=for_searches, **common)
-    if not (problem.is_likelihood and problem.is_proper):
-        return
-    with read_archive(path) as opened:
-        left = max_evaluations - len(opened)
-    steps = left // ARCHIVE_CHAINS
-    lengths = {"warmup": steps // 4, "draws": steps - steps // 4, "chains": ARCHIVE_CHAINS, "thin": 1}
-    sample(problem, "dream", initial=mode, **lengths, **common)
 
 
 def effective_shares(problem: Problem, proposal: LearnedProposal, *, seed: int) -> dict[float, float]:

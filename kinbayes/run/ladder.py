@@ -84,7 +84,7 @@ def max_k_hat(num_draws: int) -> float:
     References
     ----------
     Vehtari, Simpson, Gelman, Yao, Gabry (2024), Pareto smoothed importance sampling, Journal of Machine Learning
-    Research 25(72).
+    Research 25(72), arXiv:1507.02646.
     """
     return min(1 - 1 / math.log10(num_draws), MAX_K_HAT)
 

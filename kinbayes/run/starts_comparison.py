@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from kinbayes.amortized.evaluation.baselines import best_quarter
+from kinbayes.amortized.evaluation.baselines import GAUSSIAN, best_quarter, normal_points
 from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.optimizers.initial import DESIGNS
@@ -17,6 +17,7 @@ from kinbayes.run.spread import distinct, inside
 
 GENERATED, ARCHIVED = "generated", "archive_best"
 DESIGNS_COMPARED = ("latin_hypercube", "random", "multi_jittered")
+REDRAWN = 20  # times as many normal points as are needed, to have enough between the bounds
 REPLICATES = 2000  # of the bootstrap
 COUNTED = (1, 2, 5, 10, 20, 50)  # starts after which optima are counted
 NEAR = 10.0  # of loss above the best: ends that are counted as optima
@@ -67,7 +68,8 @@ def compare_starts(
     proposal
         What generates, at its own condition.
     u, loss
-        The training points, scaled, and their losses: the best of them are one kind of start.
+        The training points, scaled, and their losses: the best of them are one kind of start, and draws of a normal
+        distribution fitted to the best quarter another.
     starts
         Number of starts of each kind. The first of one kind is paired with the first of the others, and so on.
     evaluations_per_start
@@ -83,6 +85,7 @@ def compare_starts(
         GENERATED: kept,
         **{name: _designed(problem, name, starts, rng) for name in DESIGNS_COMPARED},
         ARCHIVED: _spread_best(best_quarter(u, loss), starts, rng),
+        GAUSSIAN: _normal_between(problem, best_quarter(u, loss), starts, rng),
     }
     found = {}
     for name, begun in points.items():
@@ -114,6 +117,15 @@ def _designed(problem: Problem, design: str, n: int, rng: np.random.Generator) -
     if len(columns):
         points[:, columns] = DESIGNS[design](int(rng.integers(2**32)), n, lower[columns], upper[columns])
     return points
+
+
+def _normal_between(
+    problem: Problem, best: Float[np.ndarray, "quarter dim"], n: int, rng: np.random.Generator
+) -> Float[np.ndarray, "n dim"]:
+    """Return normal points between the bounds; the last ones lie outside where there are not enough."""
+    points = normal_points(best, REDRAWN * n, rng)
+    is_outside = ((points < np.asarray(problem.lower)) | (points > np.asarray(problem.upper))).any(axis=1)
+    return points[np.argsort(is_outside, kind="stable")[:n]]
 
 
 def _spread_best(best: Float[np.ndarray, "quarter dim"], n: int, rng: np.random.Generator) -> np.ndarray:

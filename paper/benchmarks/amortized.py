@@ -22,7 +22,7 @@ from collection import arguments, read, short
 from teusink import teusink
 
 import kinbayes as kb
-from kinbayes.run.amortized_evaluation import ProposalEvaluation, evaluate_proposal
+from kinbayes.run.amortized_evaluation import ProposalEvaluation
 
 BUDGET = 100_000
 PROBLEMS: dict[str, Callable[[Path], kb.Problem]] = {
@@ -97,7 +97,7 @@ def main() -> None:
                     epochs=5 if given.quick else given.epochs,
                 )
                 proposal.save(folder / f"{name}_{network}.npz")
-                found = evaluate_proposal(problem, proposal, archive, starts=5 if given.quick else 100)
+                found = kb.evaluate_proposal(problem, proposal, archive, starts=5 if given.quick else 100)
                 print(name, network, f"{time.perf_counter() - began:.0f} s", found.numbers, flush=True)
                 for file, table in {} if given.quick else tables_of(proposal, found).items():
                     write(given.out, file, table, name, network)

@@ -1,9 +1,10 @@
 """A problem of yeast glycolysis: the model of Teusink et al. (2000), its maximal rates, and synthetic time courses.
 
 The model is BIOMD0000000064 (Teusink et al. 2000, Can yeast glycolysis be understood in terms of in vitro kinetics of
-the constituent enzymes? European Journal of Biochemistry 267, doi:10.1046/j.1432-1327.2000.01527.x). What is estimated
-are the maximal rates of its enzymes, log-uniform within a factor of ten of their values, from the concentrations of its
-metabolites at fifteen times, with normal noise of 5 % drawn with a seed.
+the constituent enzymes? Testing biochemistry, European Journal of Biochemistry 267,
+doi:10.1046/j.1432-1327.2000.01527.x). What is estimated are the maximal rates of its enzymes, log-uniform within a
+factor of ten of their values, from the concentrations of its metabolites at fifteen times, with normal noise of 5 %
+drawn with a seed.
 """
 
 import tempfile

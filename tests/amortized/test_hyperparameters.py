@@ -67,6 +67,13 @@ def test_the_best_run_has_the_least_validation_loss(found):
     assert found.trained.history.train.loss[int(best["best_epoch"]) - 1] == best["train_loss"]
 
 
+def test_settings_of_the_network_are_searched_as_those_of_its_training_are():
+    found = search("curve", Y, C, {"power": [1, 2, 3]}, num_runs=3, fixed={"batch_size": 32, "epochs": 1})
+    best = found.runs.loc[found.runs["validation_loss"].idxmin()]
+    assert found.network_settings == {"power": best["power"]}
+    assert len(found.trained.network.slopes) == best["power"] + 1
+
+
 def test_the_same_seed_gives_the_same_table_and_ctrl_c_keeps_what_there_is(found):
     tables = []
 
@@ -78,6 +85,17 @@ def test_the_same_seed_gives_the_same_table_and_ctrl_c_keeps_what_there_is(found
     again = search("curve", Y, C, SPACE, num_runs=4, fixed=FIXED, seed=3, on_run=press)
     pd.testing.assert_frame_equal(again.runs, found.runs[:2])
     assert len(tables) == 2
+    assert again.is_interrupted
+    assert not found.is_interrupted
+
+
+def test_ctrl_c_before_any_run_has_a_loss_is_not_taken_for_failure(monkeypatch):
+    def press(self, y, c):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Curve, "reconstruct", press)
+    with pytest.raises(KeyboardInterrupt):
+        search("curve", Y[:50], C[:50], SPACE, num_runs=2, fixed=FIXED)
 
 
 @pytest.mark.parametrize(

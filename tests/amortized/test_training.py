@@ -1,6 +1,8 @@
 """Training: a closed form, the same weights for the same seed, and training that goes on as if never interrupted."""
 
 import io
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -184,3 +186,9 @@ def test_the_fit_is_what_scipy_says():
         assert fit.parameter_relative_rmse[k] == pytest.approx(fit.parameter_rmse[k] / y[:, k].std())
     assert np.isnan(fit.parameter_pearson[2])
     assert fit.pearson > fit.parameter_pearson[1] + 0.3  # what differences between parameters do
+
+
+def test_without_the_extra_it_is_told_what_to_install():
+    code = "import sys; sys.modules['optax'] = None; import kinbayes; kinbayes.amortize"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip().endswith("networks are trained by optax: pip install 'kinbayes[amortized]'")

@@ -20,11 +20,12 @@ def lines(ax):
 
 
 def test_curves_are_those_of_training_and_validation():
-    figure = plot_training({"loss": ([3.0, 2.0], [4.0, 3.0]), "RMSE": ([0.3, 0.2], [0.4, 0.3])})
+    loss, rmse = ((np.array([start, start - 1.0]), np.array([start + 1.0, start])) for start in (3.0, 2.0))
+    figure = plot_training({"loss": loss, "RMSE": rmse})
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["loss", "RMSE"]
     drawn = lines(figure.axes[1])
-    assert list(drawn["training"]) == [0.3, 0.2]
-    assert list(drawn["validation"]) == [0.4, 0.3]
+    assert list(drawn["training"]) == [2.0, 1.0]
+    assert list(drawn["validation"]) == [3.0, 2.0]
 
 
 def test_latents_have_the_colour_of_their_tenth():
@@ -76,8 +77,18 @@ def test_the_chosen_run_of_a_search_stands_out():
             "validation": [3.0, 1.0, 2.0],
         }
     )
-    (ax,) = plot_search(table, 1).axes
+    (ax,) = plot_search(table, 1, "all 3 runs").axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["layers", "head", "train", "validation"]
     thick = [line for line in ax.get_lines() if line.get_linewidth() == pytest.approx(2.2)]
     assert len(thick) == 1
     np.testing.assert_allclose(thick[0].get_ydata(), [0.5, 1.0, 0.5, 0.0])
+    assert ax.get_title(loc="left").startswith("all 3 runs; ")
+
+
+def test_a_failed_run_ends_before_its_losses_and_one_run_is_a_figure_too():
+    table = pd.DataFrame({"width": [16, 64], "rate": [0.1, 0.2], "train": [1.0, np.nan], "validation": [2.0, np.nan]})
+    (ax,) = plot_search(table, 0, "all 2 runs").axes
+    assert sorted(np.isfinite(line.get_ydata()).sum() for line in ax.get_lines()[:2]) == [2, 4]
+    assert {"16", "64", "0.100"} <= {text.get_text() for text in ax.texts}
+    (ax,) = plot_search(table[:1], 0, "one run").axes
+    assert list(ax.get_lines()[0].get_ydata()) == [0.5, 0.5]

@@ -10,6 +10,7 @@ from kinbayes.problem.problem import Problem
 
 BEST_SHARE = 0.25  # of the training points, by loss
 JITTER = 0.05  # standard deviation, of the ranges of the best quarter
+GAUSSIAN = "gaussian_of_best_quarter"
 
 
 class Baseline(NamedTuple):
@@ -23,6 +24,15 @@ def best_quarter(u: Float[np.ndarray, "n dim"], loss: Float[np.ndarray, " n"]) -
     """Return the quarter of the points whose loss is lowest, best first; those without a loss count as worst."""
     order = np.argsort(loss, kind="stable")
     return u[order[: max(int(BEST_SHARE * len(u)), 1)]]
+
+
+def normal_points(
+    best: Float[np.ndarray, "quarter dim"], num: int, rng: np.random.Generator
+) -> Float[np.ndarray, "num dim"]:
+    """Return draws of a normal distribution with the mean and the covariance of the best quarter."""
+    dim = best.shape[1]
+    covariance = np.atleast_2d(np.cov(best, rowvar=False)) if len(best) > 1 else np.zeros((dim, dim))
+    return rng.multivariate_normal(best.mean(axis=0), covariance, size=num, method="eigh")
 
 
 def baselines(
@@ -53,11 +63,9 @@ def baselines(
         uniform[:, columns] = rng.uniform(*walls, size=(num, len(columns)))
         hypercube[:, columns] = latin_hypercube(int(rng.integers(2**32)), num, *walls)
     jittered = best[np.arange(num) % len(best)] + JITTER * np.ptp(best, axis=0) * rng.normal(size=(num, problem.dim))
-    covariance = np.atleast_2d(np.cov(best, rowvar=False)) if len(best) > 1 else np.zeros((problem.dim,) * 2)
-    normal = rng.multivariate_normal(best.mean(axis=0), covariance, size=num, method="eigh")
     return (
         Baseline("uniform", uniform),
         Baseline("latin_hypercube", hypercube),
         Baseline("jittered_best", jittered),
-        Baseline("gaussian_of_best_quarter", normal),
+        Baseline(GAUSSIAN, normal_points(best, num, rng)),
     )

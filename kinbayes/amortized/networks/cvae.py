@@ -8,8 +8,8 @@ References
 ----------
 Kingma and Welling (2014), Auto-encoding variational Bayes, International Conference on Learning Representations,
 arXiv:1312.6114. Sohn, Lee and Yan (2015), Learning structured output representation using deep conditional generative
-models, Advances in Neural Information Processing Systems 28. Higgins et al. (2017), beta-VAE, International Conference
-on Learning Representations.
+models, Advances in Neural Information Processing Systems 28. Higgins et al. (2017), beta-VAE: Learning basic visual
+concepts with a constrained variational framework, International Conference on Learning Representations.
 """
 
 import math

@@ -85,7 +85,7 @@ def continuous_bernoulli_log_density(
     References
     ----------
     Loaiza-Ganem and Cunningham (2019), The continuous Bernoulli: fixing a pervasive error in variational autoencoders,
-    Advances in Neural Information Processing Systems 32.
+    Advances in Neural Information Processing Systems 32, arXiv:1907.06845.
     """
     rate, y = _decay(outputs, y)
     # ∫ exp(-rate y) = (1 - exp(-rate))/rate
