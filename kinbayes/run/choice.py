@@ -15,7 +15,7 @@ from kinbayes.run.runs import SamplerRun
 from kinbayes.run.settings import checked_settings
 from kinbayes.run.weighted import run_weighted
 from kinbayes.samplers import SAMPLERS
-from kinbayes.samplers.amortized import LOCAL_STEPS_PER_PARAMETER
+from kinbayes.samplers.amortized import num_local_steps
 from kinbayes.samplers.base import Target
 from kinbayes.samplers.nutpie import start_chain
 
@@ -207,8 +207,7 @@ def _amortized(
     if rung == "importance":
         return Choice(name, record, 1, run_weighted)
     if rung == "local":
-        steps = LOCAL_STEPS_PER_PARAMETER * problem.dim if pairs["local_steps"] is None else pairs["local_steps"]
-        thin = (thin or 1) * max(steps, 1)
+        thin = (thin or 1) * max(num_local_steps(pairs["local_steps"], problem.dim), 1)
         run = partial(run_sampler, target(problem), SAMPLERS[local], local_pairs, thin=thin)
         return Choice(name, record, thin, run)
     pairs |= {"local": SAMPLERS[local], "local_settings": local_pairs}

@@ -25,12 +25,12 @@ from kinbayes.run.weighted import (
     num_evaluated,
     refresh_rate,
 )
+from kinbayes.samplers.amortized import num_local_steps
 from kinbayes.samplers.base import Proposal
 
 RUNGS = ("importance", "i-SIR", "local")
-NUM_PILOT = 4096  # draws of a batch: with an effective share of a tenth they are worth the 400 that four chains need
-MIN_ESS_PER_CHAIN = 100.0  # of the draws, as `kinbayes.converged` asks of a run
-MOST_PER_DRAW = 10  # weighted draws for each that is kept: what that share needs
+NUM_PILOT = 4096  # draws of a batch: enough to see the tail of the weights
+MIN_ESS_PER_CHAIN = 100  # of the draws, as `kinbayes.converged` asks of a run
 MAX_K_HAT = 0.7
 MIN_REFRESH = 0.02  # of the steps: a chain of a thousand draws then begins anew about twenty times
 
@@ -101,10 +101,10 @@ def climb(
 ) -> Climb:
     """Draw from a proposal, a batch at a time, and find the rung for it.
 
-    One batch tells whether weighted draws will do: if k-hat of their weights is below `max_k_hat`, and they are worth
-    `MIN_ESS_PER_CHAIN` equally weighted ones a chain. Then more are drawn, until they are worth as many as are to be
-    kept, and must still do. Otherwise the weights tell how often i-SIR would choose a candidate; if that is less than
-    `MIN_REFRESH` of the steps, chains do without.
+    A step of i-SIR is worth one independent draw at best. So weighted draws are better where one of no more than its
+    simulations counts, and k-hat of their weights is below `max_k_hat`. One batch tells; then the draws are doubled
+    until they are worth as many as are to be kept, and must still do. Otherwise the weights tell how often i-SIR would
+    choose a candidate; if that is less than `MIN_REFRESH` of the steps, chains do without.
 
     Parameters
     ----------
@@ -113,7 +113,8 @@ def climb(
     source
         The proposal.
     settings
-        `num_pilot`, the size of a batch; `num_candidates` of i-SIR; `rung`, one of `RUNGS`, or `auto` to find it.
+        `num_pilot`, the size of a batch; `num_candidates` and `local_steps` of i-SIR; `rung`, one of `RUNGS`, or `auto`
+        to find it.
     chains, draws
         Numbers of chains and of draws that each is to have.
     seed
@@ -133,7 +134,9 @@ def climb(
     proposal, size, asked = source.for_sampler(), settings["num_pilot"], settings["rung"]
     rng = np.random.default_rng([seed, 2])
     key = jax.random.key(int(rng.integers(2**31)))
-    most = MOST_PER_DRAW * chains * draws
+    kept = chains * max(draws, MIN_ESS_PER_CHAIN)
+    per_step = settings["num_candidates"] - 1 + num_local_steps(settings["local_steps"], problem.dim)
+    most = per_step * kept
     if max_simulations is not None:
         most = min(most, max_simulations // problem.num_lanes)
     batches, wanted = [], 1
@@ -145,8 +148,8 @@ def climb(
             return _without_weights(asked, drawn)
         found = importance(drawn.log_weight)
         rate = refresh_rate(drawn.log_weight, settings["num_candidates"], rng)
-        rung, because = judged_rung(found, rate, chains) if asked == "auto" else (asked, "it was asked for")
-        wanted = min(math.ceil(chains * draws / found.effective_share / size), most // size)
+        rung, because = judged_rung(found, rate, per_step) if asked == "auto" else (asked, "it was asked for")
+        wanted = min(math.ceil(kept / found.effective_share / size), most // size, 2 * len(batches))
         if rung != "importance" or len(batches) >= wanted:
             return Climb(rung, because, drawn, found, rate)
 
@@ -161,7 +164,7 @@ def _without_weights(asked: str, drawn: Weighted) -> Climb:
     return Climb("local" if asked == "auto" else asked, because, drawn, None, 0.0)
 
 
-def judged_rung(found: Importance, rate: float, chains: int) -> tuple[str, str]:
+def judged_rung(found: Importance, rate: float, per_step: int) -> tuple[str, str]:
     """Return the rung that weights allow, and why.
 
     Parameters
@@ -170,15 +173,15 @@ def judged_rung(found: Importance, rate: float, chains: int) -> tuple[str, str]:
         The smoothed weights.
     rate
         How often a step of i-SIR would choose a candidate.
-    chains
-        Number of chains.
+    per_step
+        Simulations of such a step.
     """
     num = len(found.log_weights)
-    ess, least, limit = found.effective_share * num, MIN_ESS_PER_CHAIN * chains, max_k_hat(num)
-    weights = f"k-hat of {num} weights is {found.k_hat:.2f} (limit {limit:.2f}), and they are worth {ess:.0f} draws"
-    if found.k_hat < limit and ess >= least:
+    each, limit = 1 / found.effective_share, max_k_hat(num)
+    weights = f"k-hat of {num} weights is {found.k_hat:.2f} (limit {limit:.2f}), and one of {each:.3g} draws counts"
+    if found.k_hat < limit and each <= per_step:
         return "importance", weights
-    weights += f" (of {least:.0f})"
+    weights += f" (limit {per_step})"
     refreshed = f"a batch of candidates refreshes {100 * rate:.2g} % of the states"
     if rate >= MIN_REFRESH:
         return "i-SIR", f"{weights}; {refreshed}"

@@ -54,6 +54,11 @@ class Info(NamedTuple):
     proposed: Proposed | None
 
 
+def num_local_steps(local_steps: int | None, dim: int) -> int:
+    """Return the number of local moves a step that a setting stands for."""
+    return LOCAL_STEPS_PER_PARAMETER * dim if local_steps is None else local_steps
+
+
 def amortized(
     target: Target,
     *,
@@ -76,8 +81,8 @@ def amortized(
     num_candidates
         Number of points a step chooses from, the state among them. One is refreshed the more often the more there are,
         at the same price a refresh, until they outnumber the inverse of the share of proposals that count. With 32
-        the candidates of four chains are a batch of 124 simulations, which keeps all lanes of a few cores busy; for a
-        proposal that is good for more than one draw in 32, `kinbayes.sample` weighs draws instead of moving.
+        the candidates of four chains are a batch of 124 simulations, which keeps all lanes of a few cores busy.
+        Draws of which one in a step's simulations counts, or more, are better weighed, as `kinbayes.sample` does.
     local_steps
         Number of local moves a step; by default 5 for every parameter. 0 leaves them out.
     local
@@ -109,7 +114,7 @@ def amortized(
         raise ValueError(f"num_candidates is {num_candidates}; it must be at least 2: the state and a draw")
     if local_steps is not None and local_steps < 0:
         raise ValueError(f"local_steps is {local_steps}; it must be at least 0")
-    steps = LOCAL_STEPS_PER_PARAMETER * target.lower.shape[0] if local_steps is None else local_steps
+    steps = num_local_steps(local_steps, target.lower.shape[0])
     mover = local(target, num_warmup=num_warmup, **dict(local_settings))
 
     def init(key: Key[Array, ""], U: Float[Array, "chains dim"]) -> State:

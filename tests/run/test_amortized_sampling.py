@@ -1,6 +1,7 @@
 """Sampling with a proposal, rung by rung, against a posterior on a grid."""
 
 import dataclasses
+import math
 
 import arviz as az
 import numpy as np
@@ -236,11 +237,12 @@ def test_the_rung_follows_the_weights():
     assert max_k_hat(4096) == 0.7
     assert max_k_hat(100) == pytest.approx(0.5)
     fine = importance(normal_weights(4000, 1.5).log_weight)
-    assert judged_rung(fine, 0.9, 4)[0] == "importance"
-    assert judged_rung(fine, 0.9, 40)[0] == "i-SIR"  # whose chains need more draws than these are worth
+    per_draw = math.ceil(1 / fine.effective_share)
+    assert judged_rung(fine, 0.9, per_draw)[0] == "importance"
+    assert judged_rung(fine, 0.9, per_draw - 1)[0] == "i-SIR"  # a step of which may be worth a draw for less
     heavy = fine._replace(k_hat=0.71)
     for rate, rung in ((0.5, "i-SIR"), (0.02, "i-SIR"), (0.019, "local")):
-        found, why = judged_rung(heavy, rate, 4)
+        found, why = judged_rung(heavy, rate, 100)
         assert found == rung
         assert "k-hat of 4000 weights is 0.71 (limit 0.70)" in why
 
