@@ -24,6 +24,7 @@ BACKENDS = ("nutpie", "numpyro")  # of nuts
 # and a ladder's steps cost as many as it has rungs.
 STEPS_PER_PARAMETER, LADDER_STEPS_PER_PARAMETER = 5, 1
 LOCAL = ("adaptive_metropolis", "dream", "random_walk")  # whose state is a position with its densities
+REFRESHES_PER_DRAW = 4  # steps of a learned proposal's candidates and local moves
 MIN_PILOT = 100  # draws, of which the largest weights have a tail
 FEW_PARAMETERS = 25  # a little more than were measured
 _FIXED = ("target", "start", "num_warmup", "num_draws", "seed")  # arguments of samplers that are no settings
@@ -204,15 +205,15 @@ def _amortized(
     local_pairs = checked_settings(local, SAMPLERS[local], own, fixed=_FIXED)
     pairs = dict(checked_settings(name, SAMPLERS[name], given, fixed=_FIXED))
     record = {"rung": asked, "num_pilot": num_pilot} | pairs | {"local": local, "local_settings": dict(local_pairs)}
+    thin = thin or REFRESHES_PER_DRAW
     if rung == "importance":
         return Choice(name, record, 1, run_weighted)
     if rung == "local":
-        thin = (thin or 1) * max(num_local_steps(pairs["local_steps"], problem.dim), 1)
+        thin *= max(num_local_steps(pairs["local_steps"], problem.dim), 1)
         run = partial(run_sampler, target(problem), SAMPLERS[local], local_pairs, thin=thin)
         return Choice(name, record, thin, run)
     pairs |= {"local": SAMPLERS[local], "local_settings": local_pairs}
     own_target = target(problem)._replace(proposal=proposal.for_sampler())
-    thin = thin or 1
     return Choice(name, record, thin, partial(run_sampler, own_target, SAMPLERS[name], tuple(pairs.items()), thin=thin))
 
 

@@ -32,7 +32,7 @@ RUNGS = ("importance", "i-SIR", "local")
 NUM_PILOT = 4096  # draws of a batch: enough to see the tail of the weights
 MIN_ESS_PER_CHAIN = 100  # of the draws, as `kinbayes.converged` asks of a run
 MAX_K_HAT = 0.7
-MIN_REFRESH = 0.02  # of the steps: a chain of a thousand draws then begins anew about twenty times
+MIN_REFRESH = 0.02  # of the draws: a chain of a thousand then begins anew about twenty times
 
 
 @runtime_checkable
@@ -96,15 +96,16 @@ def climb(
     *,
     chains: int,
     draws: int,
+    thin: int,
     seed: int,
     max_simulations: int | None = None,
 ) -> Climb:
     """Draw from a proposal, a batch at a time, and find the rung for it.
 
-    A step of i-SIR is worth one independent draw at best. So weighted draws are better where one of no more than its
+    A draw of i-SIR is worth one independent draw at best. So weighted draws are better where one of no more than its
     simulations counts, and k-hat of their weights is below `max_k_hat`. One batch tells; then the draws are doubled
     until they are worth as many as are to be kept, and must still do. Otherwise the weights tell how often i-SIR would
-    choose a candidate; if that is less than `MIN_REFRESH` of the steps, chains do without.
+    choose a candidate between one draw and the next; if that is seldom, chains do without.
 
     Parameters
     ----------
@@ -115,8 +116,8 @@ def climb(
     settings
         `num_pilot`, the size of a batch; `num_candidates` and `local_steps` of i-SIR; `rung`, one of `RUNGS`, or `auto`
         to find it.
-    chains, draws
-        Numbers of chains and of draws that each is to have.
+    chains, draws, thin
+        Numbers of chains, of draws that each is to have, and of steps from one to the next.
     seed
         Seed of the draws.
     max_simulations
@@ -135,8 +136,8 @@ def climb(
     rng = np.random.default_rng([seed, 2])
     key = jax.random.key(int(rng.integers(2**31)))
     kept = chains * max(draws, MIN_ESS_PER_CHAIN)
-    per_step = settings["num_candidates"] - 1 + num_local_steps(settings["local_steps"], problem.dim)
-    most = per_step * kept
+    per_draw = thin * (settings["num_candidates"] - 1 + num_local_steps(settings["local_steps"], problem.dim))
+    most = per_draw * kept
     if max_simulations is not None:
         most = min(most, max_simulations // problem.num_lanes)
     batches, wanted = [], 1
@@ -148,7 +149,8 @@ def climb(
             return _without_weights(asked, drawn)
         found = importance(drawn.log_weight)
         rate = refresh_rate(drawn.log_weight, settings["num_candidates"], rng)
-        rung, because = judged_rung(found, rate, per_step) if asked == "auto" else (asked, "it was asked for")
+        judged = judged_rung(found, 1 - (1 - rate) ** thin, per_draw)
+        rung, because = judged if asked == "auto" else (asked, "it was asked for")
         wanted = min(math.ceil(kept / found.effective_share / size), most // size, 2 * len(batches))
         if rung != "importance" or len(batches) >= wanted:
             return Climb(rung, because, drawn, found, rate)
@@ -164,7 +166,7 @@ def _without_weights(asked: str, drawn: Weighted) -> Climb:
     return Climb("local" if asked == "auto" else asked, because, drawn, None, 0.0)
 
 
-def judged_rung(found: Importance, rate: float, per_step: int) -> tuple[str, str]:
+def judged_rung(found: Importance, rate: float, per_draw: int) -> tuple[str, str]:
     """Return the rung that weights allow, and why.
 
     Parameters
@@ -172,17 +174,17 @@ def judged_rung(found: Importance, rate: float, per_step: int) -> tuple[str, str
     found
         The smoothed weights.
     rate
-        How often a step of i-SIR would choose a candidate.
-    per_step
-        Simulations of such a step.
+        How often i-SIR would choose a candidate from one draw to the next.
+    per_draw
+        Simulations that this takes.
     """
     num = len(found.log_weights)
     each, limit = 1 / found.effective_share, max_k_hat(num)
     weights = f"k-hat of {num} weights is {found.k_hat:.2f} (limit {limit:.2f}), and one of {each:.3g} draws counts"
-    if found.k_hat < limit and each <= per_step:
+    if found.k_hat < limit and each <= per_draw:
         return "importance", weights
-    weights += f" (limit {per_step})"
-    refreshed = f"a batch of candidates refreshes {100 * rate:.2g} % of the states"
+    weights += f" (limit {per_draw})"
+    refreshed = f"candidates refresh {100 * rate:.2g} % of the states from one draw to the next"
     if rate >= MIN_REFRESH:
         return "i-SIR", f"{weights}; {refreshed}"
     return "local", f"{weights}; {refreshed}, less than {100 * MIN_REFRESH:g} %"

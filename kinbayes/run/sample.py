@@ -190,7 +190,7 @@ def sample(
                 choice = chosen(problem, sampler, settings or {}, thin, proposal, said["rung"])
         elif proposal is not None:
             size = {"chains": chains, "draws": draws, "seed": seed, "max_simulations": max_simulations}
-            climbed = ladder.climb(problem, proposal, choice.settings, **size)
+            climbed = ladder.climb(problem, proposal, choice.settings, thin=choice.thin, **size)
             choice = chosen(problem, sampler, settings or {}, thin, proposal, climbed.rung)
             start, said = ladder.begun(problem, proposal, climbed, initial, chains, np.random.default_rng(seed))
             if saved is not None:

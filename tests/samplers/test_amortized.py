@@ -226,7 +226,7 @@ def test_draws_beyond_a_wall_are_not_evaluated():
 def test_all_candidates_of_all_chains_are_one_batch():
     known = targets.correlated_normal()
     target = known.target._replace(log_likelihood=Partial(_seen, known.target.log_likelihood))
-    sampler = amortized(target, num_warmup=0, local_steps=2)
+    sampler = amortized(target, num_warmup=0, num_candidates=32, local_steps=2)
     state = sampler.init(jax.random.key(0), jnp.asarray(known.initial))
     BATCHES.clear()
     _, info = jax.block_until_ready(jax.jit(sampler.step)(jax.random.key(1), state))
