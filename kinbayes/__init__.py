@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from kinbayes.results.sensitivity import prior_sensitivity
     from kinbayes.results.summary import credible_intervals
     from kinbayes.results.verdict import cautions, converged
-    from kinbayes.run.amortize import amortize
-    from kinbayes.run.amortized_evaluation import evaluate_proposal
     from kinbayes.run.bootstrap import bootstrap
     from kinbayes.run.laplace import laplace
+    from kinbayes.run.learned.amortize import amortize
+    from kinbayes.run.learned.evaluation import evaluate_proposal
     from kinbayes.run.optimize import optimize
     from kinbayes.run.predict import predict
     from kinbayes.run.profile import profile
@@ -82,14 +82,14 @@ _HOMES = {
     "Problem": "problem.problem",
     "Rayleigh": "problem.priors",
     "Uniform": "problem.priors",
-    "amortize": "run.amortize",
+    "amortize": "run.learned.amortize",
     "bootstrap": "run.bootstrap",
     "cautions": "results.verdict",
     "compare": "results.map_comparison",
     "compare_models": "results.comparison",
     "converged": "results.verdict",
     "credible_intervals": "results.summary",
-    "evaluate_proposal": "run.amortized_evaluation",
+    "evaluate_proposal": "run.learned.evaluation",
     "example": "examples",
     "export_petab": "formats.petab.export.writer",
     "hosts": "hosts",

@@ -31,11 +31,11 @@ import kinbayes as kb
 from kinbayes.ode.status import Status
 from kinbayes.problem.native_posterior import native_posterior
 from kinbayes.results.convergence import diagnose
-from kinbayes.run.background import run_chains
 from kinbayes.run.choice import target
-from kinbayes.run.driver import run_sampler
-from kinbayes.run.runs import SamplerRun
-from kinbayes.run.starts import drawn_starts
+from kinbayes.run.loop.background import run_chains
+from kinbayes.run.loop.driver import run_sampler
+from kinbayes.run.loop.runs import SamplerRun
+from kinbayes.run.starts.chain_starts import drawn_starts
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Proposal, Target
 from tests import proposals

@@ -47,7 +47,7 @@ def amortize(
 
     import kinbayes as kb
     from kinbayes.cli.amortized_page import evaluation_page
-    from kinbayes.run.amortized_evaluation import evaluate_proposal
+    from kinbayes.run.learned.evaluation import evaluate_proposal
 
     check_folder(out)
     check_folder(report)

@@ -15,7 +15,7 @@ from kinbayes.report.amortized_plots import (
     plot_training,
 )
 from kinbayes.report.html import Section, page
-from kinbayes.run.amortized_evaluation import ProposalEvaluation
+from kinbayes.run.learned.evaluation import ProposalEvaluation
 
 CURVES = {
     "loss": "loss",

@@ -1,7 +1,7 @@
 """Figures about learned proposals: how a network was trained, and what its points are worth.
 
-They take the numbers that `kinbayes.amortized.evaluation` and `kinbayes.run.starts_comparison` return, as tables and
-arrays, and return figures; nothing is computed here but histograms and the densities drawn over them.
+They take the numbers that `kinbayes.amortized.evaluation` and `kinbayes.run.learned` return, as tables and arrays, and
+return figures; nothing is computed here but histograms and the densities drawn over them.
 """
 
 from collections.abc import Mapping

@@ -17,11 +17,11 @@ from kinbayes.results.mode_store import BOOTSTRAP_NAMES, bootstrap_data
 from kinbayes.results.store import InferenceData, StoreError, check_names
 from kinbayes.run import record
 from kinbayes.run.curvature import walls
-from kinbayes.run.driver import run_optimizer
+from kinbayes.run.loop.driver import run_optimizer
+from kinbayes.run.loop.runs import OptimizerRun
 from kinbayes.run.progress import ProgressDisplay
-from kinbayes.run.runs import OptimizerRun
-from kinbayes.run.spread import distinct
-from kinbayes.run.starts import estimates, values
+from kinbayes.run.starts.chain_starts import estimates, values
+from kinbayes.run.starts.spread import distinct
 
 _SETTINGS = (("initial_damping", 1e-6),)  # near an optimum the first step is to be Newton's
 _EACH = 200  # evaluations of a search on average: one that begins near its optimum takes ten or twenty

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from kinbayes.run.runs import OptimizerProgress, SamplerProgress
+from kinbayes.run.loop.runs import OptimizerProgress, SamplerProgress
 
 MAX_RHAT = 1.01  # of a run that may end because it has draws enough
 

@@ -8,10 +8,10 @@ from jax.tree_util import Partial
 
 from kinbayes.problem.parameters import Box, constrain, unconstrain
 from kinbayes.problem.problem import Problem
-from kinbayes.run.driver import run_sampler
 from kinbayes.run.ladder import NUM_PILOT, RUNGS, ProposalSource
-from kinbayes.run.pieces import Settings
-from kinbayes.run.runs import SamplerRun
+from kinbayes.run.loop.driver import run_sampler
+from kinbayes.run.loop.pieces import Settings
+from kinbayes.run.loop.runs import SamplerRun
 from kinbayes.run.settings import checked_settings
 from kinbayes.run.weighted import run_weighted
 from kinbayes.samplers import SAMPLERS
@@ -161,7 +161,7 @@ def _nuts(problem: Problem, given: dict[str, object], thin: int | None) -> Choic
     if backend == "numpyro":
         return _in_driver(problem, "nuts", pairs, record, thin or 1)
     from kinbayes.problem.native_posterior import native_posterior  # numba, which takes a while to load
-    from kinbayes.run.background import run_chains
+    from kinbayes.run.loop.background import run_chains
 
     posterior = native_posterior(problem.estimated, problem.gradient_numbers)
     return Choice("nuts", record, 1, partial(run_chains, posterior, pairs))

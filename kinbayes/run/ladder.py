@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from kinbayes.problem.problem import Problem
 from kinbayes.results.importance import Importance, importance
-from kinbayes.run.spread import inside
-from kinbayes.run.starts import StartError, chain_starts
+from kinbayes.run.starts.chain_starts import StartError, chain_starts
+from kinbayes.run.starts.spread import inside
 from kinbayes.run.weighted import (
     Weighted,
     by_chain,

@@ -13,8 +13,8 @@ from kinbayes.results.mode_store import laplace_data
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
 from kinbayes.run.curvature import Curvature, curvature, walls
-from kinbayes.run.spread import prior_width
-from kinbayes.run.starts import best_estimate
+from kinbayes.run.starts.chain_starts import best_estimate
+from kinbayes.run.starts.spread import prior_width
 
 WIDEST = 2.0  # variance along a direction, of the prior's there: a normal prior by itself gives 1, to rounding
 WIDEST_IMPROPER = 1e4  # standard deviation of a parameter without a prior, of that given all others

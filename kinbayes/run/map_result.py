@@ -10,8 +10,8 @@ from kinbayes.results import mode_store
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
 from kinbayes.run.curvature import curvature
-from kinbayes.run.runs import OptimizerRun
-from kinbayes.run.spread import MOST_OPTIMA, depth, distinct, inside, prior_width
+from kinbayes.run.loop.runs import OptimizerRun
+from kinbayes.run.starts.spread import MOST_OPTIMA, depth, distinct, inside, prior_width
 
 NEAR = 0.1  # of log density: how near to the best a start has found the same optimum
 

@@ -18,14 +18,14 @@ from kinbayes.results.load import load
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record, saving
 from kinbayes.run.budget import Clock, check_budgets, in_turn
+from kinbayes.run.loop.runs import OptimizerRun
+from kinbayes.run.loop.search import LOSSES, search
 from kinbayes.run.map_result import map_result
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.run.recording import CANDIDATES, REFINEMENT, Recorder
 from kinbayes.run.refine import REFINERS, SHARE, refined
-from kinbayes.run.runs import OptimizerRun
-from kinbayes.run.search import LOSSES, search
-from kinbayes.run.search_starts import search_starts
 from kinbayes.run.settings import checked_settings
+from kinbayes.run.starts.search_starts import search_starts
 from kinbayes.run.study import Study
 
 STARTS = {"multistart": 50, "quasi_newton": 50}  # of local searches with gradients; of all others one

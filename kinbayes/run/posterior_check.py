@@ -8,7 +8,7 @@ from jaxtyping import Float
 from kinbayes.ode.status import Status
 from kinbayes.problem.problem import Problem
 from kinbayes.results.importance import importance
-from kinbayes.run.spread import reasons
+from kinbayes.run.starts.spread import reasons
 
 MOST_DRAWS = 100  # simulated again; at tighter tolerances each takes a few times as long as in the run
 MOST_MOVED = 400  # points beside draws

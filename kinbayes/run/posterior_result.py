@@ -13,8 +13,8 @@ from kinbayes.results import store
 from kinbayes.results.folder import append, opened
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.runs import SamplerRun
-from kinbayes.run.trace import Draws
+from kinbayes.run.loop.runs import SamplerRun
+from kinbayes.run.loop.trace import Draws
 
 AT_ONCE = 2**20  # simulated measurements
 MOST_PRIOR = 10_000  # draws of the prior, which serve figures

@@ -11,7 +11,7 @@ from kinbayes.problem.problem import Problem
 from kinbayes.results import store
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.starts import best_estimate
+from kinbayes.run.starts.chain_starts import best_estimate
 
 _GRID = 101  # times, where none are given
 

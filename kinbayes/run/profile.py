@@ -16,9 +16,9 @@ from kinbayes.results.mode_store import Profiles, profile_data
 from kinbayes.results.profile_interval import chi_square_drop, profile_intervals
 from kinbayes.results.store import InferenceData
 from kinbayes.run import record
-from kinbayes.run.search import search
-from kinbayes.run.spread import inside, laplace, prior_width
-from kinbayes.run.starts import best_estimate
+from kinbayes.run.loop.search import search
+from kinbayes.run.starts.chain_starts import best_estimate
+from kinbayes.run.starts.spread import inside, laplace, prior_width
 
 DROP = 3.3175  # half the 99 % quantile of chi-square with one degree of freedom: past the ends of a 95 % interval
 BETTER = 0.01  # log density by which a point is better than the mode

@@ -4,7 +4,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from kinbayes.run.runs import OptimizerProgress, SamplerProgress
+from kinbayes.run.loop.runs import OptimizerProgress, SamplerProgress
 
 LINES_PER_PHASE = 4
 

@@ -7,9 +7,9 @@ from kinbayes.amortized.archive import Archive, Rows
 from kinbayes.ode.status import Status
 from kinbayes.problem.problem import Problem
 from kinbayes.results.disk import uninterrupted
-from kinbayes.run.pieces import Evaluated
-from kinbayes.run.runs import OptimizerProgress, SamplerProgress
-from kinbayes.run.search import of_density
+from kinbayes.run.loop.pieces import Evaluated
+from kinbayes.run.loop.runs import OptimizerProgress, SamplerProgress
+from kinbayes.run.loop.search import of_density
 from kinbayes.samplers.base import Proposed
 
 _BLOCK = 1024  # points whose priors are computed at once: one size, compiled once

@@ -8,8 +8,8 @@ from jaxtyping import Float
 
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.problem.problem import Problem
-from kinbayes.run.runs import OptimizerProgress, OptimizerRun
-from kinbayes.run.search import search
+from kinbayes.run.loop.runs import OptimizerProgress, OptimizerRun
+from kinbayes.run.loop.search import search
 
 REFINERS = ("multistart", "quasi_newton", "simplex")  # local searches, which begin at a point
 SHARE = 1 / 2  # of the budget that a refinement has at least

@@ -21,14 +21,14 @@ from kinbayes.results.verdict import cautions, converged
 from kinbayes.run import ladder, record, saving
 from kinbayes.run.budget import SamplerBudget, check_budgets, in_turn
 from kinbayes.run.choice import Choice, automatic, chosen
-from kinbayes.run.generated import generated_starts
+from kinbayes.run.loop.runs import SamplerRun
 from kinbayes.run.posterior_check import failed_near_bulk, solver_check
 from kinbayes.run.posterior_result import draws_alone, posterior_result
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.run.recording import DRAWS, PROPOSALS, Recorder
-from kinbayes.run.runs import SamplerRun
 from kinbayes.run.saving import Saving
-from kinbayes.run.starts import chain_starts
+from kinbayes.run.starts.chain_starts import chain_starts
+from kinbayes.run.starts.generated import generated_starts
 
 MOST_CHECKED = 10_000  # draws, of which some are simulated again
 

@@ -15,9 +15,9 @@ from jaxtyping import PyTree
 from kinbayes.problem.problem import Problem
 from kinbayes.results.attributes import environment
 from kinbayes.results.checkpoint import Checkpoint, CheckpointError, Stored, check_absent, check_room, create
-from kinbayes.run.runs import Diagnostics, OptimizerProgress, OptimizerRun, SamplerProgress, SamplerRun
-from kinbayes.run.state import Leaves, leaves
-from kinbayes.run.trace import Draws
+from kinbayes.run.loop.runs import Diagnostics, OptimizerProgress, OptimizerRun, SamplerProgress, SamplerRun
+from kinbayes.run.loop.state import Leaves, leaves
+from kinbayes.run.loop.trace import Draws
 
 PAUSE = 2.0  # seconds between commits, or more:
 SHARE = 0.02  # of the time, which they may take

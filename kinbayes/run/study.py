@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from kinbayes.optimizers.base import Bounds
 from kinbayes.optimizers.trials import distributions, quiet
 from kinbayes.results.disk import uninterrupted
-from kinbayes.run.runs import OptimizerProgress
+from kinbayes.run.loop.runs import OptimizerProgress
 
 
 class Study:

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key
 from kinbayes.problem.problem import Problem
 from kinbayes.results.evidence import Evidence
 from kinbayes.results.importance import Importance
-from kinbayes.run.runs import SamplerProgress, SamplerRun, judged
-from kinbayes.run.trace import Draws, Memory, Trace
+from kinbayes.run.loop.runs import SamplerProgress, SamplerRun, judged
+from kinbayes.run.loop.trace import Draws, Memory, Trace
 from kinbayes.samplers.base import Proposal, Proposed
 
 _JUDGED = 4096  # steps of i-SIR whose refresh rate is averaged

@@ -22,7 +22,7 @@ from collection import arguments, read, short
 from teusink import teusink
 
 import kinbayes as kb
-from kinbayes.run.amortized_evaluation import ProposalEvaluation
+from kinbayes.run.learned.evaluation import ProposalEvaluation
 
 BUDGET = 100_000
 PROBLEMS: dict[str, Callable[[Path], kb.Problem]] = {

@@ -21,7 +21,7 @@ import kinbayes as kb
 from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
 from kinbayes.results.convergence import diagnose
-from kinbayes.run.starts import values
+from kinbayes.run.starts.chain_starts import values
 
 WANTED = 1000  # effective draws that a data set is to have
 RUNS = {

@@ -28,8 +28,8 @@ from kinbayes.model.expressions import const, symbol
 from kinbayes.results.evidence import log_evidence
 from kinbayes.results.tempering import round_trips, swap_rates
 from kinbayes.run.choice import target
-from kinbayes.run.driver import run_sampler
-from kinbayes.run.starts import chain_starts
+from kinbayes.run.loop.driver import run_sampler
+from kinbayes.run.starts.chain_starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 
 CELLS = 1600  # of the grid, along each parameter

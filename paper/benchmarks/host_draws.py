@@ -27,8 +27,8 @@ import kinbayes as kb
 from kinbayes.hosts import numpyro as kernels
 from kinbayes.hosts import pymc as step_methods
 from kinbayes.hosts.numpyro_priors import site_name
-from kinbayes.run import pieces
 from kinbayes.run.choice import target
+from kinbayes.run.loop import pieces
 from kinbayes.samplers import SAMPLERS
 
 STEP_METHODS = {

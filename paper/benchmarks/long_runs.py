@@ -21,7 +21,7 @@ import pandas as pd
 from collection import arguments
 
 import kinbayes as kb
-from kinbayes.run import driver
+from kinbayes.run.loop import driver
 
 CHAINS, DRAWS, WARMUP = 4, 250_000, 1000  # draws of each chain
 PAIRS = 3

@@ -23,11 +23,11 @@ from kinbayes.ode.host_density import Words
 from kinbayes.problem.native_posterior import native_posterior
 from kinbayes.problem.parameters import unconstrain
 from kinbayes.results.convergence import diagnose
-from kinbayes.run.background import run_chains
 from kinbayes.run.choice import target
-from kinbayes.run.driver import run_sampler
-from kinbayes.run.runs import SamplerRun
-from kinbayes.run.starts import chain_starts
+from kinbayes.run.loop.background import run_chains
+from kinbayes.run.loop.driver import run_sampler
+from kinbayes.run.loop.runs import SamplerRun
+from kinbayes.run.starts.chain_starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 
 POINTS = 100  # draws at which the parts of a step are measured

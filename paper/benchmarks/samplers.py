@@ -31,11 +31,11 @@ import kinbayes as kb
 from kinbayes.problem.native_posterior import native_posterior
 from kinbayes.results.convergence import diagnose
 from kinbayes.results.tempering import round_trips, swap_rates
-from kinbayes.run.background import run_chains
 from kinbayes.run.choice import target
-from kinbayes.run.driver import run_sampler
-from kinbayes.run.runs import SamplerProgress, SamplerRun
-from kinbayes.run.starts import chain_starts
+from kinbayes.run.loop.background import run_chains
+from kinbayes.run.loop.driver import run_sampler
+from kinbayes.run.loop.runs import SamplerProgress, SamplerRun
+from kinbayes.run.starts.chain_starts import chain_starts
 from kinbayes.samplers import SAMPLERS
 
 PROBLEMS = (

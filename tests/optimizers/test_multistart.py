@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.initial import latin_hypercube
 from kinbayes.optimizers.multistart import multistart
-from kinbayes.run.driver import run_optimizer
+from kinbayes.run.loop.driver import run_optimizer
 
 TIMES = np.linspace(0.0, 4.0, 12)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.optimizers.base import Bounds, Evaluation, Optimizer, OptimizerState
 from kinbayes.optimizers.initial import latin_hypercube
-from kinbayes.run.driver import run_optimizer
+from kinbayes.run.loop.driver import run_optimizer
 
 DIM = 4
 OUTSIDE = -1e9  # the loss of candidates beyond the walls: an optimizer that has one ever ends there

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.initial import latin_hypercube
 from kinbayes.optimizers.quasi_newton import quasi_newton
-from kinbayes.run.driver import run_optimizer
+from kinbayes.run.loop.driver import run_optimizer
 
 
 def minimise(objective, bounds, starts, *, max_evaluations=100_000):

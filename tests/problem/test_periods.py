@@ -21,7 +21,7 @@ from kinbayes.problem.observables import DataError, Experiment, Observable, Peri
 from kinbayes.problem.parameters import Parameter
 from kinbayes.problem.problem import Problem
 from kinbayes.problem.structure import functions
-from kinbayes.run.starts import best_estimate
+from kinbayes.run.starts.chain_starts import best_estimate
 
 # A' = s t - k A and B' = -follows B, where `follows` is 2 k at the start; `late` is a rule with the time in it.
 MODEL = Model(

@@ -15,7 +15,7 @@ from kinbayes.run import saving
 from kinbayes.run.choice import chosen
 from kinbayes.run.ladder import RUNGS, judged_rung, max_k_hat
 from kinbayes.run.resume import resume
-from kinbayes.run.starts import StartError
+from kinbayes.run.starts.chain_starts import StartError
 from kinbayes.run.weighted import (
     Weighted,
     by_chain,

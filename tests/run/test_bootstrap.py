@@ -15,7 +15,7 @@ from kinbayes.results.attributes import attributes
 from kinbayes.results.bootstrap_interval import bootstrap_intervals
 from kinbayes.results.store import StoreError, save
 from kinbayes.run.bootstrap import resampled
-from kinbayes.run.pieces import search
+from kinbayes.run.loop.pieces import search
 from tests.run.modes import made, mode_at
 
 BOEHM = Path(__file__).parents[2].parent / "shared" / "data" / "petab" / "benchmark" / "Boehm_JProteomeRes2014"

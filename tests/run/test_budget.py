@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kinbayes.run.budget import Clock, SamplerBudget, in_turn
-from kinbayes.run.runs import Diagnostics, SamplerProgress, SamplerRun
+from kinbayes.run.loop.runs import Diagnostics, SamplerProgress, SamplerRun
 
 RUN = SamplerRun(
     position=np.zeros((4, 10, 2)),

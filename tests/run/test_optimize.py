@@ -11,7 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 import kinbayes as kb
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.results.attributes import attributes
-from kinbayes.run.search import objective
+from kinbayes.run.loop.search import objective
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import kinbayes as kb
 from kinbayes.results.attributes import attributes
 from kinbayes.results.profile_interval import chi_square_drop, profile_intervals
 from kinbayes.results.store import save
-from kinbayes.run.pieces import search
+from kinbayes.run.loop.pieces import search
 from tests.run.modes import made, mode_at
 
 # The closed form of models/conversion_reaction.

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.quasi_newton import quasi_newton
-from kinbayes.run.driver import run_optimizer, run_sampler
+from kinbayes.run.loop.driver import run_optimizer, run_sampler
 from kinbayes.run.progress import ProgressDisplay
 from kinbayes.samplers.random_walk import random_walk
 from tests import targets

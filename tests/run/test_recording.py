@@ -13,9 +13,9 @@ from kinbayes.ode.status import Status
 from kinbayes.results.attributes import attributes
 from kinbayes.run import recording
 from kinbayes.run.budget import SamplerBudget
-from kinbayes.run.pieces import Evaluated
-from kinbayes.run.runs import SamplerProgress
-from kinbayes.run.search import of_density
+from kinbayes.run.loop.pieces import Evaluated
+from kinbayes.run.loop.runs import SamplerProgress
+from kinbayes.run.loop.search import of_density
 from kinbayes.samplers.base import Proposed
 
 LENGTHS = {"draws": 12, "warmup": 8, "chains": 3, "seed": 2, "initial": "nominal", "progress": False}

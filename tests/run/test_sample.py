@@ -11,9 +11,9 @@ from scipy import stats
 import kinbayes as kb
 from kinbayes.problem.parameters import ParameterError
 from kinbayes.results.attributes import attributes
-from kinbayes.run.background import run_chains
-from kinbayes.run.driver import run_sampler
-from kinbayes.run.starts import StartError, chain_starts
+from kinbayes.run.loop.background import run_chains
+from kinbayes.run.loop.driver import run_sampler
+from kinbayes.run.starts.chain_starts import StartError, chain_starts
 from kinbayes.samplers import SAMPLERS
 
 RATE_FORWARD, RATE_BACKWARD, SIGMA = 0.3, 0.1, 0.5
@@ -270,7 +270,7 @@ def test_an_interrupted_run_keeps_its_draws_and_says_so(problem, monkeypatch):
     def interrupted(*args, **kwargs):
         return run_chains(*args, **kwargs)._replace(stopped="interrupted")
 
-    monkeypatch.setattr("kinbayes.run.background.run_chains", interrupted)
+    monkeypatch.setattr("kinbayes.run.loop.background.run_chains", interrupted)
     idata = kb.sample(problem, draws=20, warmup=20, progress=False)
     found = attributes(idata)
     assert found["stopped"] == "interrupted"

@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.bayesian import bayesian
 from kinbayes.optimizers.initial import latin_hypercube
-from kinbayes.run.driver import run_optimizer
-from kinbayes.run.runs import OptimizerProgress
+from kinbayes.run.loop.driver import run_optimizer
+from kinbayes.run.loop.runs import OptimizerProgress
 from kinbayes.run.study import Study
 
 NAMES = ["k1", "k2", "Hill"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kinbayes.run.driver import run_sampler
+from kinbayes.run.loop.driver import run_sampler
 from kinbayes.samplers.adaptive_metropolis import adaptive_metropolis
 from kinbayes.samplers.random_walk import reflect
 from tests import targets

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from kinbayes.run.driver import run_sampler
+from kinbayes.run.loop.driver import run_sampler
 from kinbayes.samplers.base import metropolis
 from kinbayes.samplers.dream import MODE_JUMP, SNOOKER, crossover_probabilities, dream
 from kinbayes.samplers.random_walk import random_walk

@@ -8,7 +8,7 @@ from scipy import stats
 import kinbayes as kb
 from kinbayes.problem import native_posterior as module
 from kinbayes.problem.native_posterior import native_posterior
-from kinbayes.run.background import native_target
+from kinbayes.run.loop.background import native_target
 from kinbayes.samplers.nutpie import BESIDE, _climbed, _starts, start_chain
 from tests.fake_kernel import numbers
 

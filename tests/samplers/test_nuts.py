@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from kinbayes.run.driver import run_sampler
+from kinbayes.run.loop.driver import run_sampler
 from kinbayes.samplers.nuts import nuts
 from tests import targets
 

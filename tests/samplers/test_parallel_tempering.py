@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from kinbayes.run.driver import run_sampler
+from kinbayes.run.loop.driver import run_sampler
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import Sampler
 from kinbayes.samplers.nuts import nuts

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinbayes.run.driver import run_sampler
+from kinbayes.run.loop.driver import run_sampler
 from kinbayes.samplers.random_walk import random_walk, reflect
 from tests import targets
 

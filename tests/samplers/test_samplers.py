@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from kinbayes.run.driver import run_sampler
+from kinbayes.run.loop.driver import run_sampler
 from kinbayes.samplers import SAMPLERS
 from kinbayes.samplers.base import MetropolisInfo, MetropolisState, Sampler, metropolis
 from kinbayes.samplers.random_walk import reflect

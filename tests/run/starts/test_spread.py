@@ -11,7 +11,7 @@ import kinbayes as kb
 from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model
-from kinbayes.run import spread as spreading
+from kinbayes.run.starts import spread as spreading
 
 # The closed form of models/conversion_reaction.
 MEAN, SD, CORRELATION = np.array([9.976119, 0.912122]), np.array([0.305150, 0.284928]), -0.687575

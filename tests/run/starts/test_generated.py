@@ -5,8 +5,8 @@ import pytest
 
 import kinbayes as kb
 from kinbayes.results.attributes import attributes
-from kinbayes.run.generated import generated_points
-from kinbayes.run.starts import StartError
+from kinbayes.run.starts.chain_starts import StartError
+from kinbayes.run.starts.generated import generated_points
 from tests.amortized.evaluation.problems import problem, proposal
 
 PROBLEM = problem()

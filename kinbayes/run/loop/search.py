@@ -13,10 +13,10 @@ from kinbayes.optimizers.base import Bounds, Evaluation, OptimizerFactory
 from kinbayes.problem import truncation
 from kinbayes.problem.parameters import LOG_FACTORS
 from kinbayes.problem.problem import Problem
-from kinbayes.run.driver import run_optimizer
-from kinbayes.run.pieces import Evaluated, Settings
-from kinbayes.run.runs import OptimizerProgress, OptimizerRun
-from kinbayes.run.trace import Trace
+from kinbayes.run.loop.driver import run_optimizer
+from kinbayes.run.loop.pieces import Evaluated, Settings
+from kinbayes.run.loop.runs import OptimizerProgress, OptimizerRun
+from kinbayes.run.loop.trace import Trace
 
 LOSSES = ("posterior", "petab")
 

@@ -9,9 +9,9 @@ from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.optimizers.initial import DESIGNS
 from kinbayes.problem.problem import Problem
 from kinbayes.results.store import InferenceData
-from kinbayes.run.generated import generated_points, said_of
-from kinbayes.run.spread import reasons
-from kinbayes.run.starts import MOST_TRIES, StartError, estimates, reason, values
+from kinbayes.run.starts.chain_starts import MOST_TRIES, StartError, estimates, reason, values
+from kinbayes.run.starts.generated import generated_points, said_of
+from kinbayes.run.starts.spread import reasons
 
 Points = Float[np.ndarray, "starts points dim"]
 

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
 from kinbayes.results.convergence import diagnose
-from kinbayes.run.pieces import Evaluated
-from kinbayes.run.state import Leaves
-from kinbayes.run.trace import Draws
+from kinbayes.run.loop.pieces import Evaluated
+from kinbayes.run.loop.state import Leaves
+from kinbayes.run.loop.trace import Draws
 from kinbayes.samplers.base import Proposed, SamplerState
 
 # Judging takes time and memory in proportion to the draws: after every chunk of a long run it would take over.

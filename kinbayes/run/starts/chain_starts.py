@@ -11,8 +11,8 @@ from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.problem.parameters import scaled
 from kinbayes.problem.problem import Problem
 from kinbayes.results.store import InferenceData
-from kinbayes.run.search import search
-from kinbayes.run.spread import Spread, depth, inside, reasons, spread
+from kinbayes.run.loop.search import search
+from kinbayes.run.starts.spread import Spread, depth, inside, reasons, spread
 
 MOST_TRIES = 1000  # draws a start, before it is given up
 SEARCHES = 20  # of "multistart"; as many as `optimize` starts

@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from kinbayes.problem.native_posterior import NativePosterior, value_and_grad
 from kinbayes.problem.parameters import unconstrain
-from kinbayes.run.driver import refuse_starts
-from kinbayes.run.pieces import Settings
-from kinbayes.run.runs import JUDGING_GROWTH, Diagnostics, SamplerProgress, SamplerRun, judged
-from kinbayes.run.trace import Draws, Trace
+from kinbayes.run.loop.driver import refuse_starts
+from kinbayes.run.loop.pieces import Settings
+from kinbayes.run.loop.runs import JUDGING_GROWTH, Diagnostics, SamplerProgress, SamplerRun, judged
+from kinbayes.run.loop.trace import Draws, Trace
 from kinbayes.samplers.base import Proposed
 from kinbayes.samplers.nutpie import Chain, NativeTarget, start_chain
 

@@ -18,7 +18,7 @@ from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.amortized.selection import training_points
 from kinbayes.amortized.training import VALIDATION_SHARE, split
 from kinbayes.problem.problem import Problem
-from kinbayes.run.starts_comparison import StartsComparison, compare_starts
+from kinbayes.run.learned.starts_comparison import StartsComparison, compare_starts
 
 
 class ProposalEvaluation(NamedTuple):

@@ -13,8 +13,8 @@ from kinbayes.amortized.proposal import LearnedProposal, learned_proposal
 from kinbayes.amortized.selection import training_points
 from kinbayes.problem.problem import Problem
 from kinbayes.results.importance import importance
-from kinbayes.run.archived import archived
-from kinbayes.run.learning import learn, planned
+from kinbayes.run.learned.archived import archived
+from kinbayes.run.learned.learning import learn, planned
 from kinbayes.run.weighted import draw_weighted
 
 # Conditions that are tried for the sampler, as multiples of the one that asks for the bulk of a normal posterior: the

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from kinbayes.optimizers.base import Bounds, Evaluation, Optimizer, OptimizerFactory, OptimizerState
-from kinbayes.run.pieces import Evaluated, Rounds, Settings, each_start
+from kinbayes.run.loop.pieces import Evaluated, Rounds, Settings, each_start
 
 
 def start_on_host(

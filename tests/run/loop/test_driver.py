@@ -5,8 +5,8 @@ from jax.tree_util import Partial
 
 from kinbayes.optimizers.base import Bounds, Evaluation
 from kinbayes.optimizers.quasi_newton import quasi_newton
-from kinbayes.run.driver import run_optimizer, run_sampler
-from kinbayes.run.runs import OptimizerRun
+from kinbayes.run.loop.driver import run_optimizer, run_sampler
+from kinbayes.run.loop.runs import OptimizerRun
 from kinbayes.samplers.base import silent
 from kinbayes.samplers.random_walk import random_walk
 from tests import targets

@@ -9,8 +9,8 @@ from kinbayes.model.expressions import const
 from kinbayes.model.formula import parse
 from kinbayes.model.model import Model
 from kinbayes.results.attributes import attributes
-from kinbayes.run import starts
-from kinbayes.run.starts import StartError, chain_starts
+from kinbayes.run.starts import chain_starts as starts
+from kinbayes.run.starts.chain_starts import StartError, chain_starts
 
 MEAN, SD = np.array([9.976119, 0.912122]), np.array([0.305150, 0.284928])  # of models/conversion_reaction
 DECAY = Model("decay", {"A": parse("-k * A")}, {"A": parse("A_0"), "k": const(0.3), "A_0": const(2.0)})
@@ -85,7 +85,7 @@ def test_an_interrupted_search_ends_the_run(problem, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kinbayes.run.driver.search", interrupted)
+    monkeypatch.setattr("kinbayes.run.loop.driver.search", interrupted)
     with pytest.raises(KeyboardInterrupt):
         chain_starts(problem, "multistart", 2, rng())
 

@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.problem.problem import Problem
-from kinbayes.run.spread import inside, reasons
-from kinbayes.run.starts import StartError
+from kinbayes.run.starts.chain_starts import StartError
+from kinbayes.run.starts.spread import inside, reasons
 
 MOST_BATCHES = 20
 PER_CHAIN = 10  # points for each start, of which the first with a density are taken

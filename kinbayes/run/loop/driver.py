@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kinbayes.optimizers.base import Bounds, OptimizerFactory
-from kinbayes.run.host_search import search_on_host, start_on_host
-from kinbayes.run.pieces import Settings, best_members, sample, search, start_optimizer, start_sampler
-from kinbayes.run.runs import (
+from kinbayes.run.loop.host_search import search_on_host, start_on_host
+from kinbayes.run.loop.pieces import Settings, best_members, sample, search, start_optimizer, start_sampler
+from kinbayes.run.loop.runs import (
     JUDGING_GROWTH,
     OptimizerProgress,
     OptimizerRun,
@@ -20,8 +20,8 @@ from kinbayes.run.runs import (
     SamplerRun,
     judged,
 )
-from kinbayes.run.state import Leaves, restored
-from kinbayes.run.trace import Draws, Memory, Trace
+from kinbayes.run.loop.state import Leaves, restored
+from kinbayes.run.loop.trace import Draws, Memory, Trace
 from kinbayes.samplers.base import Proposed, SamplerFactory, SamplerState, Target
 
 # Ctrl-C, the progress bar and every budget wait for the end of a piece: its length follows the clock (s).

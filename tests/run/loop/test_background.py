@@ -7,7 +7,7 @@ import pytest
 
 import kinbayes as kb
 from kinbayes.problem.native_posterior import native_posterior
-from kinbayes.run.background import run_chains
+from kinbayes.run.loop.background import run_chains
 from tests.fake_kernel import numbers
 
 INITIAL = np.random.default_rng(0).normal(size=(4, 2))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kinbayes.run.state import Leaves, leaves, restored
+from kinbayes.run.loop.state import Leaves, leaves, restored
 
 
 class State(NamedTuple):

@@ -11,9 +11,9 @@ from kinbayes.amortized.proposal import LearnedProposal
 from kinbayes.optimizers import OPTIMIZERS
 from kinbayes.optimizers.initial import DESIGNS
 from kinbayes.problem.problem import Problem
-from kinbayes.run.generated import generated_points
-from kinbayes.run.search import search
-from kinbayes.run.spread import distinct, inside
+from kinbayes.run.loop.search import search
+from kinbayes.run.starts.generated import generated_points
+from kinbayes.run.starts.spread import distinct, inside
 
 GENERATED, ARCHIVED = "generated", "archive_best"
 DESIGNS_COMPARED = ("latin_hypercube", "random", "multi_jittered")

@@ -1,0 +1,1 @@
+"""Learning a proposal, and measuring what its points are worth."""

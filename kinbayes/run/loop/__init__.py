@@ -1,0 +1,1 @@
+"""The loop that advances chains and searches, and what it keeps."""
