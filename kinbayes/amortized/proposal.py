@@ -6,9 +6,8 @@ It is a value, and `save` makes a file of it, which holds numbers and words alon
 import functools
 import hashlib
 import json
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from kinbayes.samplers.base import Proposal
 
 FORMAT = "kinbayes learned proposal 1"
 HEADER = "header"
-MOST_LATENTS = 2**16
+MOST_LATENTS, MOST_CONDITIONS = 2**16, 2**6
 
 
 class ProposalNotExactError(ValueError):
@@ -62,7 +61,7 @@ class Numbers(NamedTuple):
     network: PyTree
     box: BoxScaling
     condition_scaling: ConditionScaling
-    condition: Float[np.ndarray, ""]
+    conditions: Float[np.ndarray, " conditions"]
     epsilon: Float[np.ndarray, ""]
     defensive: Defensive
     history: History
@@ -80,8 +79,9 @@ class LearnedProposal:
         Its name in `NETWORKS`, and all settings that it was built with.
     box, condition_scaling
         What it was trained through.
-    condition
-        The condition of every point, a constant: 0 asks for the best loss of the archive and no other, 1 for the worst.
+    conditions
+        What is asked for, one of them for every point, in equal shares: 0 is the best loss of the archive and no other,
+        1 the worst. The density is that of all together, so several of them cover what lies between.
     num_latents
         Latents of an estimate of the density. More of them make weights more even, at more evaluations of the network.
     epsilon
@@ -110,7 +110,7 @@ class LearnedProposal:
     network_settings: Mapping[str, Plain]
     box: BoxScaling
     condition_scaling: ConditionScaling
-    condition: float
+    conditions: Float[np.ndarray, " conditions"]
     num_latents: int
     epsilon: float
     defensive: Defensive
@@ -126,9 +126,10 @@ class LearnedProposal:
             raise ValueError(f"epsilon is {self.epsilon}; it must lie between 0 and 1, and 0.05 to 0.1 is usual")
         if not 1 <= self.num_latents <= MOST_LATENTS:
             raise ValueError(f"num_latents is {self.num_latents}; it must lie between 1 and {MOST_LATENTS}")
-        if not math.isfinite(self.condition):
+        if not (1 <= len(self.conditions) <= MOST_CONDITIONS and np.isfinite(self.conditions).all()):
             raise ValueError(
-                f"condition is {self.condition}; it must be finite, and lies within [0, 1] for what is known"
+                f"conditions are {self.conditions}; they must be 1 to {MOST_CONDITIONS} finite numbers, and lie within "
+                "[0, 1] for what is known"
             )
         dim = len(self.parameter_names)
         sizes = {len(self.parameter_scales), *(len(part) for part in (*self.box, *self.defensive))}
@@ -162,7 +163,7 @@ class LearnedProposal:
             self.network,
             BoxScaling(*map(jnp.asarray, self.box)),
             Defensive(*map(jnp.asarray, self.defensive)),
-            jnp.asarray(float(self.condition)),
+            jnp.asarray(self.conditions),
             jnp.asarray(float(self.epsilon)),
             self.num_latents,
         )
@@ -178,10 +179,10 @@ class LearnedProposal:
         n
             Number of points.
         condition
-            What to ask for; by default the proposal's own. Outside [0, 1] it is an extrapolation.
+            What to ask for; by default the proposal's own, in turn. Outside [0, 1] it is an extrapolation.
         """
-        asked = float(self.condition if condition is None else condition)
-        y = _generate(self.network, jax.random.key(seed), jnp.full(n, asked))
+        asked = np.resize(self.conditions if condition is None else float(condition), n)
+        y = _generate(self.network, jax.random.key(seed), jnp.asarray(asked))
         U = np.asarray(scaling.from_box(self.box, y))
         bounds = BoxScaling(np.asarray(self.defensive.lower), np.asarray(self.defensive.upper))
         outside = scaling.num_outside(bounds, U, self.parameter_names)
@@ -209,9 +210,9 @@ class LearnedProposal:
         }
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        condition, epsilon = np.asarray(float(self.condition)), np.asarray(float(self.epsilon))
+        epsilon = np.asarray(float(self.epsilon))
         numbers = Numbers(
-            self.network, self.box, self.condition_scaling, condition, epsilon, self.defensive, self.history
+            self.network, self.box, self.condition_scaling, self.conditions, epsilon, self.defensive, self.history
         )
         return leaves.arrays(numbers)
 
@@ -242,7 +243,7 @@ def learned_proposal(
     network_settings: Mapping[str, Plain],
     box: BoxScaling,
     condition_scaling: ConditionScaling,
-    condition: float | None = None,
+    condition: float | Sequence[float] | Float[np.ndarray, " conditions"] | None = None,
     num_latents: int = 16,
     epsilon: float = 0.05,
     training: Mapping[str, Plain] | None = None,
@@ -258,6 +259,8 @@ def learned_proposal(
     ValueError
         If the network is not what its name and settings build, or as `LearnedProposal` says.
     """
+    if condition is None:
+        condition = scaling.posterior_condition(condition_scaling, problem.dim)
     settings = {**defaults(network_name), **network_settings}
     check_built(network, network_name, settings, problem.dim)
     return LearnedProposal(
@@ -266,7 +269,7 @@ def learned_proposal(
         settings,
         BoxScaling(*map(np.asarray, box)),
         condition_scaling,
-        scaling.posterior_condition(condition_scaling, problem.dim) if condition is None else float(condition),
+        np.atleast_1d(np.asarray(condition, float)),
         num_latents,
         float(epsilon),
         components.defensive(problem),

@@ -18,7 +18,7 @@ from kinbayes.amortized import leaves
 from kinbayes.amortized.building import Plain, shapes
 from kinbayes.amortized.defensive import Defensive
 from kinbayes.amortized.fit import empty_history
-from kinbayes.amortized.proposal import FORMAT, HEADER, LearnedProposal, Numbers
+from kinbayes.amortized.proposal import FORMAT, HEADER, MOST_CONDITIONS, LearnedProposal, Numbers
 from kinbayes.amortized.scaling import NUM_QUANTILES, BoxScaling, ConditionScaling
 
 LARGEST_HEADER = 2**20
@@ -83,12 +83,15 @@ def _loaded(archive: zipfile.ZipFile) -> LearnedProposal:
     epochs = layout.get(".history.train.loss", ("", ()))[1]
     if len(epochs) != 1:
         raise ValueError(f"the history of its training has the shape {epochs}")
+    conditions = layout.get(".conditions", ("", ()))[1]
+    if len(conditions) != 1 or conditions[0] > MOST_CONDITIONS:
+        raise ValueError(f"its conditions have the shape {conditions}")
     walls, number = np.zeros(dim), np.zeros(())
     structure = Numbers(
         shapes(header["network_name"], settings, dim),
         BoxScaling(walls, walls),
         ConditionScaling(np.asarray(0), number, np.zeros(grid), np.zeros(grid)),
-        number,
+        np.zeros(conditions),
         number,
         Defensive(np.zeros(dim, bool), *[walls] * 4),
         empty_history(epochs[0], dim),
@@ -100,7 +103,7 @@ def _loaded(archive: zipfile.ZipFile) -> LearnedProposal:
         settings,
         numbers.box,
         numbers.condition_scaling,
-        float(numbers.condition),
+        numbers.conditions,
         header["num_latents"],
         float(numbers.epsilon),
         numbers.defensive,

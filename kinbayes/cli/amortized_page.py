@@ -53,8 +53,9 @@ def evaluation_page(name: str, proposal: LearnedProposal, found: ProposalEvaluat
         },
         index=list(proposal.parameter_names),
     )
+    conditions = ", ".join(f"{c:.3g}" for c in proposal.conditions)
     said = (
-        f"Network {proposal.network_name} {dict(proposal.network_settings)}. Condition {proposal.condition:g}, "
+        f"Network {proposal.network_name} {dict(proposal.network_settings)}. Asked for {conditions}, "
         f"{proposal.num_latents} latents an estimate, {proposal.epsilon:g} defensive. Hash {proposal.hash}."
     )
     return page(

@@ -35,7 +35,8 @@ PROBLEMS: dict[str, Callable[[Path], kb.Problem]] = {
 def tables_of(proposal: object, found: ProposalEvaluation) -> dict[str, pd.DataFrame]:
     """Return what is written of a proposal, by the name of the file."""
     numbers = found.numbers | {k: v for k, v in proposal.training.items() if isinstance(v, int | float)}
-    numbers |= {"condition": proposal.condition, "generated outside the bounds": found.starts.num_outside}
+    asked = " ".join(f"{c:.4g}" for c in proposal.conditions)
+    numbers |= {"conditions": asked, "generated outside the bounds": found.starts.num_outside}
     history, kept = proposal.history, slice(9, None, 10)
     curves = {"epoch": np.arange(1, len(history.train.loss) + 1)[kept]}
     for part in ("train", "validation"):

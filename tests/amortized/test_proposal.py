@@ -48,12 +48,15 @@ class Linear(Network):
     def propose(self, key, c, num_latents):
         first, own, others = jax.random.split(key, 3)
         z = jax.random.normal(first, (len(c), 1))
-        y = self.center + z * self.slope + self.noise * jax.random.normal(own, (len(c), 2))
+        y = self._center(c) + z * self.slope + self.noise * jax.random.normal(own, (len(c), 2))
         z = jnp.concatenate([z, self._drawn(others, y, num_latents - 1)], axis=1)
-        return y, self._estimate(y, z)
+        return y, self._estimate(y, c, z)
 
     def log_density(self, key, y, c, num_latents):
-        return self._estimate(y, self._drawn(key, y, num_latents))
+        return self._estimate(y, c, self._drawn(key, y, num_latents))
+
+    def _center(self, c):
+        return self.center + c[:, None] * jnp.array([-0.2, 0.1])
 
     def _guess(self, y):
         return 3 * (y[:, :1] - self.center[0]), 0.8
@@ -62,8 +65,9 @@ class Linear(Network):
         mean, sd = self._guess(y)
         return mean + sd * jax.random.normal(key, (len(y), num_latents))
 
-    def _estimate(self, y, z):
-        points = norm.logpdf(y[:, None], self.center + z[..., None] * self.slope, self.noise).sum(axis=2)
+    def _estimate(self, y, c, z):
+        means = self._center(c)[:, None] + z[..., None] * self.slope
+        points = norm.logpdf(y[:, None], means, self.noise).sum(axis=2)
         weights = norm.logpdf(z) + points - norm.logpdf(z, *self._guess(y))
         return jax.scipy.special.logsumexp(weights, axis=1) - jnp.log(z.shape[1])
 
@@ -73,10 +77,10 @@ LINEAR = Linear(jnp.array([0.5, 0.7]), jnp.array([0.15, -0.1]), jnp.array(0.1))
 
 def proposal_of(network, component=UNIFORM, box=(LOWER, UPPER), **settings):
     names = ("a", "b")[: len(box[0])]
-    parts = {"condition": 0.0, "num_latents": 2, "epsilon": 0.1, **settings}
+    parts = {"conditions": (0.0,), "num_latents": 2, "epsilon": 0.1, **settings}
     return LearnedProposal(
-        network, "linear", {}, BoxScaling(*box), CONDITION, parts["condition"], parts["num_latents"], parts["epsilon"],
-        component, names, ("lin",) * len(names), "abc", {}, empty_history(dim=len(names)),
+        network, "linear", {}, BoxScaling(*box), CONDITION, np.array(parts["conditions"]), parts["num_latents"],
+        parts["epsilon"], component, names, ("lin",) * len(names), "abc", {}, empty_history(dim=len(names)),
     )  # fmt: skip
 
 
@@ -94,8 +98,9 @@ def z_score(values, expected):
     return float((values.mean() - expected) / (values.std() / np.sqrt(len(values))))
 
 
-def test_weights_are_exact_with_the_latents_of_the_draw_and_biased_with_others():
-    proposal = proposal_of(LINEAR).for_sampler()
+@pytest.mark.parametrize("conditions", [(0.0,), (0.0, 0.5, 1.0)])
+def test_weights_are_exact_with_the_latents_of_the_draw_and_biased_with_others(conditions):
+    proposal = proposal_of(LINEAR, conditions=conditions).for_sampler()
     U, log_q = (np.asarray(part) for part in drawn(proposal, KEY))
     h = 1 + U[:, 0] ** 2 * U[:, 1]
     integral = 6 + 3.0 * 4.0  # ∫ a² da = 3 and ∫ b db = 4
@@ -145,7 +150,7 @@ def test_other_weights_and_conditions_compile_nothing():
     drawn(proposal_of(LINEAR).for_sampler(), KEY)
     before = drawn._cache_size()
     other = jax.tree.map(lambda leaf: 0.9 * leaf, LINEAR)
-    drawn(proposal_of(other, condition=0.3, epsilon=0.06).for_sampler(), KEY)
+    drawn(proposal_of(other, conditions=(0.3,), epsilon=0.06).for_sampler(), KEY)
     assert drawn._cache_size() == before
 
 
@@ -156,12 +161,14 @@ def test_a_network_without_density_only_gives_starts():
         def generate(self, key, c):
             return self.center + c[:, None] * jnp.array([0.0, 0.6]) + 0.0 * jax.random.normal(key, (len(c), 2))
 
-    proposal = proposal_of(Mute(jnp.array([0.5, 0.5])), condition=0.5)
+    proposal = proposal_of(Mute(jnp.array([0.5, 0.5])), conditions=(0.5,))
     with pytest.raises(ProposalNotExactError, match="another head"):
         proposal.for_sampler()
     found = proposal.generate(0, 4)
     np.testing.assert_allclose(found.U, np.tile([-0.5, 2.6], (4, 1)))
     assert found.num_outside == {}
+    in_turn = proposal_of(Mute(jnp.array([0.5, 0.5])), conditions=(0.5, 0.0)).generate(0, 4)
+    np.testing.assert_allclose(in_turn.U, np.tile([[-0.5, 2.6], [-0.5, 2.0]], (2, 1)))
     beyond = proposal.generate(0, 3, condition=1.2)
     assert beyond.num_outside == {"b": 3}
     assert beyond.is_outside.all()
@@ -173,7 +180,8 @@ def test_a_network_without_density_only_gives_starts():
         ({"epsilon": 0.0}, "epsilon is 0.0"),
         ({"epsilon": 1.0}, "epsilon is 1.0"),
         ({"num_latents": 0}, "num_latents is 0"),
-        ({"condition": np.inf}, "condition is inf"),
+        ({"conditions": (0.1, np.inf)}, r"conditions are \[0.1 inf\]"),
+        ({"conditions": ()}, "1 to 64 finite numbers"),
         ({"box": (UPPER, LOWER)}, "lower walls below"),
         ({"box": (LOWER[:1], UPPER[:1])}, r"there are 1 parameters, and parts for \[2\]"),
     ],
@@ -214,7 +222,7 @@ def test_a_file_gives_the_same_proposal(learned, saved):
     again = load_proposal(saved)
     assert again.hash == learned.hash
     assert jax.tree.structure(again.network) == jax.tree.structure(learned.network)
-    for name in ("network_name", "network_settings", "condition", "num_latents", "epsilon", "parameter_names",
+    for name in ("network_name", "network_settings", "conditions", "num_latents", "epsilon", "parameter_names",
                  "parameter_scales", "problem_hash", "training"):  # fmt: skip
         assert getattr(again, name) == getattr(learned, name)
     U = jnp.asarray(problem().draw_prior(np.random.default_rng(0), 64))
@@ -223,7 +231,7 @@ def test_a_file_gives_the_same_proposal(learned, saved):
 
 
 def test_by_default_it_asks_for_the_posterior(learned):
-    assert learned.condition == scaling.posterior_condition(CONDITION, 2)
+    assert learned.conditions == [scaling.posterior_condition(CONDITION, 2)]
 
 
 def test_the_hash_is_of_all_that_is_in_the_file(learned, saved):

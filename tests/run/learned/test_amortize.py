@@ -80,14 +80,14 @@ def test_its_file_is_sampled_and_searched_with_from_the_command_line(proposal, t
 def test_the_condition_is_the_one_that_is_worth_most(proposal):
     shares = {k: v for k, v in proposal.training.items() if k.startswith("effective_share_at_")}
     best = max(shares, key=shares.get)
-    assert best == f"effective_share_at_{proposal.condition:g}"
+    assert best == "effective_share_at_" + "+".join(f"{c:.3g}" for c in proposal.conditions)
     assert shares[best] > 0.2
 
 
 def test_the_archive_and_the_seed_say_the_proposal(problem, archive, proposal):
     again = kb.amortize(
         problem, archive=archive, network="flow", settings=SETTINGS, max_points=2000, epochs=20, progress=False,
-        condition=proposal.condition,
+        condition=proposal.conditions,
     )  # fmt: skip
     assert again.generate(0, 5).U.tobytes() == proposal.generate(0, 5).U.tobytes()
 
