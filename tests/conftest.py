@@ -1,4 +1,4 @@
-"""The surroundings of every test: no display, the CPU unless the environment names another device, and some room."""
+"""The surroundings of every test: no display, the CPU unless the environment names another device, haste, and room."""
 
 import gc
 import os
@@ -10,6 +10,8 @@ import tests.typechecking  # noqa: F401 - the type checker must be imported befo
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Most of a test's time is XLA's for what runs for milliseconds. `XLA_FLAGS= pytest` is as users run it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 MAPPINGS = Path("/proc/self/maps")
 MOST_MAPPINGS = 35_000  # Linux allows a process 65,530, each compiled program takes some, and XLA crashes beyond

@@ -83,7 +83,8 @@ class LearnedProposal:
         What is asked for, one of them for every point, in equal shares: 0 is the best loss of the archive and no other,
         1 the worst. The density is that of all together, so several of them cover what lies between.
     num_latents
-        Latents of an estimate of the density. More of them make weights more even, at more evaluations of the network.
+        Latents of an estimate of the density, at every condition. More of them make weights more even, at more
+        evaluations of the network.
     epsilon
         Share of the defensive component; 0.05 to 0.1 costs as much of the draws, and bounds the weights.
     defensive
@@ -244,7 +245,7 @@ def learned_proposal(
     box: BoxScaling,
     condition_scaling: ConditionScaling,
     condition: float | Sequence[float] | Float[np.ndarray, " conditions"] | None = None,
-    num_latents: int = 16,
+    num_latents: int = 4,
     epsilon: float = 0.05,
     training: Mapping[str, Plain] | None = None,
     history: History | None = None,

@@ -10,6 +10,8 @@ import kinbayes as kb
 from kinbayes.amortized.search_record import RUNS, chosen, recorded
 from kinbayes.cli import app
 from kinbayes.results.attributes import attributes
+from kinbayes.results.importance import Importance
+from kinbayes.run.learned.amortize import best_conditions
 from kinbayes.run.progress import ProgressDisplay
 
 SETTINGS = {"num_layers": 2, "hidden": 16}
@@ -82,6 +84,16 @@ def test_the_condition_is_the_one_that_is_worth_most(proposal):
     best = max(shares, key=shares.get)
     assert best == "effective_share_at_" + "+".join(f"{c:.3g}" for c in proposal.conditions)
     assert shares[best] > 0.2
+
+
+def test_conditions_with_light_tails_come_before_those_that_seem_to_be_worth_more():
+    def weights(k_hat, effective_share):
+        return Importance(k_hat, effective_share, np.zeros(1))
+
+    light, heavy, hopeless = {(0.1,): weights(0.4, 0.1)}, {(0.2,): weights(0.6, 0.2)}, {(0.3,): weights(0.8, 0.3)}
+    assert best_conditions(hopeless | heavy | light | {(0.4,): weights(0.4, 0.05)}) == (0.1,)
+    assert best_conditions(hopeless | heavy) == (0.2,)
+    assert best_conditions(hopeless | {(0.5,): weights(np.inf, 0.2)}) == (0.3,)
 
 
 def test_the_archive_and_the_seed_say_the_proposal(problem, archive, proposal):
