@@ -46,7 +46,7 @@ def proposal(of, *, obeys=True, share=0.5):
         {},
         BoxScaling(np.array([0.0, -1.0]), np.array([4.0, 3.0])),
         fit_condition(losses - float(of.log_density(np.array([0.0, 1.0]))), "rank"),
-        0.0,
+        np.zeros(1),
         1,
         0.05,
         defensive(of),
