@@ -31,6 +31,7 @@ from kinbayes.samplers.base import Proposal
 RUNGS = ("importance", "i-SIR", "local")
 NUM_PILOT = 4096  # draws of a batch: enough to see the tail of the weights
 MIN_ESS_PER_CHAIN = 100  # of the draws, as `kinbayes.converged` asks of a run
+MOST_WEIGHTED = 2**22  # draws, which are in memory; of a proposal that is just good enough they are worth some 65,000
 MAX_K_HAT = 0.7
 MIN_REFRESH = 0.02  # of the draws: a chain of a thousand then begins anew about twenty times
 
@@ -137,7 +138,7 @@ def climb(
     key = jax.random.key(int(rng.integers(2**31)))
     kept = chains * max(draws, MIN_ESS_PER_CHAIN)
     per_draw = thin * (settings["num_candidates"] - 1 + num_local_steps(settings["local_steps"], problem.dim))
-    most = per_draw * kept
+    most = min(per_draw * kept, MOST_WEIGHTED)
     if max_simulations is not None:
         most = min(most, max_simulations // problem.num_lanes)
     batches, wanted = [], 1

@@ -324,7 +324,7 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     return (a.mean() - b.mean()) / np.hypot(*errors)
 
 
-@pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal])
+@pytest.mark.parametrize("guide", [AutoNormal, pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow)])
 def test_variational_inference_finds_the_closed_form(guide):
     # The posterior is normal and the map to unconstrained space straight to 1 % over it, so that the best guides are
     # known: the posterior itself, and for independent normals its means and conditional standard deviations. What is
@@ -474,7 +474,8 @@ def two_modes() -> None:
     numpyro.factor("modes", jax.nn.logsumexp(exponents, b=jnp.array([0.25 / 0.6, 0.75 / 0.4])))
 
 
-@pytest.mark.parametrize("inner", ["default", pytest.param("nuts", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("inner", ["default", "nuts"])
 def test_tempering_goes_from_mode_to_mode(inner):
     start = init_to_value(values={"x": -5.0})
     settings = {} if inner == "default" else {"inner": nuts, "inner_settings": (("max_tree_depth", 4),)}
