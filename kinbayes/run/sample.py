@@ -69,8 +69,8 @@ def sample(
         Number of chains.
     thin
         Number of steps of an iteration, of warmup and of draws; the last one gives its draw. By default 1 for `nuts`
-        and for tempering with it inside, 1 for every parameter for other `parallel_tempering`, and 5 for every
-        parameter for the others, whose steps are cheap and small.
+        and for tempering with it inside, 1 for every parameter for other `parallel_tempering`, 4 for `amortized`, and 5
+        for every parameter for the others, whose steps are cheap and small.
     seed
         Seeds everything that is random.
     initial

@@ -289,6 +289,7 @@ WEIGHTS = ".network.layers.conditioner.layers[0].bias"
         (lambda parts, header: header["network_settings"].update(hidden="wide"), "can be read"),
         (lambda parts, header: header["network_settings"].update(other=1), r"settings \['other'\]"),
         (lambda parts, header: parts.update({".condition_scaling.excess": np.zeros(5000)}), "grid of its condition"),
+        (lambda parts, header: parts.update({".conditions": np.zeros(65)}), "its conditions have the shape"),
     ],
 )
 def test_a_file_that_was_changed_is_refused(saved, tmp_path, change, message):

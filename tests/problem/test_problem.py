@@ -218,6 +218,13 @@ def test_new_data_change_the_likelihood_and_nothing_else(problem, data):
     assert float(moved.log_prior(u)) == float(problem.log_prior(u))
 
 
+def test_as_many_new_values_are_needed_as_there_are_measurements(problem):
+    with pytest.raises(
+        ValueError, match=rf"has {len(MEASURED)} measurements; got values of shape \({len(MEASURED) - 1},\)"
+    ):
+        problem.with_data(MEASURED[1:])
+
+
 def test_looser_tolerances_are_less_exact(problem):
     u = np.array(problem.to_scaled({"k": 0.4, "A_0": 2.2, "sd": 0.3}))
     exact = float(closed_form(u)[1])

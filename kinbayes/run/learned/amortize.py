@@ -1,4 +1,4 @@
-"""Learning a proposal: an archive of simulations, a network trained on it, and the condition that serves best."""
+"""Learning a proposal: an archive of simulations, a network trained on it, and the conditions that serve best."""
 
 import os
 import time
